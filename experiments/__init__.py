@@ -1,0 +1,1 @@
+"""Entry points: run each as `python -m experiments.NAME --workdir=DIR`."""

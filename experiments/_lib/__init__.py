@@ -1,0 +1,1 @@
+"""What the entry points share; imports public names of flax_depthmup only."""

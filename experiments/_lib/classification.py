@@ -1,0 +1,80 @@
+"""Training a residual MLP on a classification set, as the sweep engine wants it."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import flax_depthmup as dmup
+from experiments._lib.data import Dataset, epoch_order
+from flax_depthmup.sweeps import Member
+
+#: Q of Definition 6.1, without its learning rate.
+OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
+  "adam": optax.scale_by_adam,
+  "sgd": optax.identity,
+  "momentum": functools.partial(optax.trace, decay=0.9),
+  "adagrad": optax.scale_by_rss,
+  "lion": optax.scale_by_lion,
+  "rmsprop": optax.scale_by_rms,
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+  """One architecture and how it is trained.
+
+  Attributes:
+    model: its block multiplier is replaced by each member's.
+    optimizer: a name of `OPTIMIZERS`.
+    batch_size: examples a step.
+  """
+
+  model: dmup.ResidualMLP
+  optimizer: str
+  batch_size: int
+
+  def data(self, dataset: Dataset, seeds: tuple[int, ...], steps: int) -> dict[str, Any]:
+    """What `init` and `step` take as their data: examples and their order by seed."""
+    length = steps * self.batch_size
+    order = [epoch_order(seed, len(dataset.x), length) for seed in seeds]
+    return {
+      "x": dataset.x,
+      "y": dataset.y,
+      "seeds": np.asarray(seeds, np.int32),
+      "order": np.stack(order),
+    }
+
+  def init(self, member: Member, data: Any) -> Any:
+    """(parameters, optimizer state) of a member with `seed`, `lr`, `block_multiplier`."""
+    key = jax.random.key(member["seed"])
+    params = dmup.init(self.model, key, data["x"][:1])[0]
+    return params, self._optimizer(data, member["lr"]).init(params)
+
+  def step(self, state: Any, member: Member, t: jax.Array, data: Any) -> Any:
+    """One step on batch t of the member's seed; gives (state, mean log-loss)."""
+    params, opt_state = state
+    model = self.model.clone(block_multiplier=member["block_multiplier"])
+    row = jnp.argmax(data["seeds"] == member["seed"])
+    start = (row, t * self.batch_size)
+    batch = jax.lax.dynamic_slice(data["order"], start, (1, self.batch_size))[0]
+    x, y = data["x"][batch], data["y"][batch]
+
+    def loss_of(params):
+      logits = model.apply({"params": params}, x)
+      return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+
+    loss, grads = jax.value_and_grad(loss_of)(params)
+    tx = self._optimizer(data, member["lr"])
+    updates, opt_state = tx.update(grads, opt_state, params)
+    return (optax.apply_updates(params, updates), opt_state), loss
+
+  def _optimizer(self, data: Any, lr: jax.Array) -> optax.GradientTransformation:
+    scales = dmup.abstract_init(self.model, jax.random.key(0), data["x"][:1])[1]
+    q = dmup.scale_by_parametrization(OPTIMIZERS[self.optimizer](), scales)
+    return optax.chain(q, optax.scale_by_learning_rate(lr))

@@ -1,0 +1,79 @@
+"""The figure of an LR-transfer run, from its result files alone."""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+
+Records = list[dict[str, Any]]
+
+
+def draw(records: Records, verdicts: dict[str, Any], title: str, path: pathlib.Path) -> None:
+  """A panel per parametrization, a curve per depth, the optima marked.
+
+  Bands span the seeds; crosses at the top are rates at which a seed diverged.
+  """
+  import matplotlib
+
+  matplotlib.use("Agg")
+  import matplotlib.pyplot as plt
+
+  count = len(verdicts)
+  figure, axes = plt.subplots(
+    1, count, figsize=(4.4 * count, 4.2), sharey=True, squeeze=False, layout="constrained"
+  )
+  depths = sorted({r["depth"] for r in records})
+  colors = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(depths)))
+  top = _top(records)
+  for ax, (name, verdict) in zip(axes[0], verdicts.items(), strict=True):
+    own = [r for r in records if r["parametrization"] == name]
+    for i, (depth, color) in enumerate(zip(depths, colors, strict=True)):
+      curve = [r for r in own if r["depth"] == depth]
+      _curve(ax, curve, verdict["optimum_log2_lr"].get(str(depth)), color, top, i)
+    ax.set_title(f"{name}\n{_headline(verdict)}", fontsize=10)
+    ax.set_xlabel("log2 learning rate")
+    ax.grid(alpha=0.25)
+  axes[0, 0].set_ylabel("log training loss")
+  axes[0, 0].set_ylim(_bottom(records), top)
+  axes[0, -1].legend(title="depth", fontsize=8)
+  figure.suptitle(title, fontsize=11)
+  figure.savefig(path, dpi=110)
+  plt.close(figure)
+
+
+def _top(records: Records) -> float:
+  """Upper end of the loss axis: a little above the loss of guessing, in logs."""
+  finite = [np.log(r["loss"]) for r in records if r["loss"] is not None]
+  return float(min(max(finite, default=0.0), 1.5)) + 0.5
+
+
+def _bottom(records: Records) -> float:
+  finite = [np.log(r["loss"]) for r in records if r["loss"] is not None]
+  return float(min(finite, default=-1.0)) - 0.3
+
+
+def _curve(ax, curve: Records, optimum: float | None, color, top: float, i: int) -> None:
+  rates = sorted({r["log2_lr"] for r in curve})
+  logs = [
+    [np.inf if r["diverged"] else np.log(r["loss"]) for r in curve if r["log2_lr"] == x]
+    for x in rates
+  ]
+  mean = np.array([np.mean(v) for v in logs])
+  ok = np.isfinite(mean)
+  shown = np.where(ok, np.minimum(mean, top + 1), np.nan)
+  label = str(curve[0]["depth"]) if curve else None
+  ax.plot(rates, shown, "o-", color=color, ms=3, lw=1.4, label=label)
+  low, high = ([f(v) if o else np.nan for v, o in zip(logs, ok, strict=True)] for f in (min, max))
+  ax.fill_between(rates, low, np.minimum(high, top + 1), color=color, alpha=0.18, lw=0)
+  lost = [x for x, o in zip(rates, ok, strict=True) if not o]
+  ax.plot(lost, np.full(len(lost), top - 0.06 * (i + 1)), "x", color=color, ms=5)
+  if optimum is not None:
+    y = np.interp(optimum, np.array(rates)[ok], mean[ok])
+    ax.plot([optimum], [y], "*", color="crimson", mec="white", mew=0.5, ms=13, zorder=5)
+
+
+def _headline(verdict: dict[str, Any]) -> str:
+  word = {True: "transfers", False: "does not transfer", None: "cannot tell"}
+  drift = verdict["octaves_per_doubling"]
+  moved = "" if drift is None else f" ({drift:+.2f} octaves per doubling)"
+  return word[verdict["transfers"]] + moved

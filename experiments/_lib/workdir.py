@@ -1,0 +1,91 @@
+"""A work directory: config.json, results.jsonl, summary.json and figures."""
+
+import importlib.metadata
+import json
+import math
+import os
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from flax_depthmup import DepthMupError
+
+_PACKAGES = ("jax", "flax", "optax", "numpy")
+
+
+class Workdir:
+  """One run's directory. Claimed by its config: another config is refused.
+
+  Attributes:
+    path: the directory.
+  """
+
+  def __init__(self, path: str | None, config: Mapping[str, Any]):
+    """Makes or reopens the directory.
+
+    Raises:
+      DepthMupError: no path, the path is a file, or holds a run with another
+        config.
+    """
+    if not path:
+      raise DepthMupError("--workdir is missing: give a folder for results, --workdir=DIR")
+    self.path = pathlib.Path(path)
+    config = json.loads(json.dumps(config))
+    try:
+      self.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+      reason = error.strerror
+      raise DepthMupError(f"--workdir={path} cannot be made: {reason}") from None
+    if not (self.path / "config.json").exists():
+      versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+      self._write("config.json", json.dumps({**config, "versions": versions}, indent=1))
+      return
+    found = self.read("config.json")
+    for key, value in config.items():
+      if found.get(key) != value:
+        raise DepthMupError(
+          f"--workdir={path} holds a run with {key}={found.get(key)}, this one has "
+          f"{key}={value}; give another --workdir, or delete that one"
+        )
+
+  def read(self, name: str) -> Any:
+    """A JSON file of the directory.
+
+    Raises:
+      DepthMupError: it is damaged.
+    """
+    path = self.path / name
+    try:
+      return json.loads(path.read_text())
+    except ValueError:
+      raise DepthMupError(f"{path} is damaged: no JSON; delete it and run again") from None
+
+  def summary(self) -> Any | None:
+    """The summary of a finished run; None before."""
+    return self.read("summary.json") if (self.path / "summary.json").exists() else None
+
+  def write_results(self, records: Iterable[Mapping[str, Any]]) -> None:
+    """results.jsonl, one record a line; nan and inf become null."""
+    lines = [json.dumps({k: _plain(v) for k, v in r.items()}) for r in records]
+    self._write("results.jsonl", "".join(line + "\n" for line in lines))
+
+  def results(self) -> list[dict[str, Any]]:
+    """The records of results.jsonl."""
+    path = self.path / "results.jsonl"
+    try:
+      return [json.loads(line) for line in path.read_text().splitlines()]
+    except ValueError:
+      raise DepthMupError(f"{path} is damaged: no JSON lines; delete it and run again") from None
+
+  def write_summary(self, summary: Mapping[str, Any]) -> None:
+    """summary.json; its presence says that the run is done."""
+    self._write("summary.json", json.dumps(summary, indent=1, allow_nan=False))
+
+  def _write(self, name: str, text: str) -> None:
+    temporary = self.path / f"{name}.tmp"
+    temporary.write_text(text)
+    os.replace(temporary, self.path / name)
+
+
+def _plain(value: Any) -> Any:
+  return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,131 @@
+"""The minimum of a loss curve over log2 learning rates, or why there is none.
+
+Layer: numpy only.
+"""
+
+import dataclasses
+
+import numpy as np
+
+#: Half-widths, in octaves, of the window a parabola is fitted in: the first
+#: that shows a clear minimum is taken.
+REACHES = (1.0, 1.5, 2.0)
+#: The parabola must rise above its minimum by so many standard errors.
+CLEAR = 3.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimum:
+  """The fitted minimum of one curve.
+
+  Attributes:
+    log2_lr: of the vertex of the parabola; None where the sweep shows none.
+    best_log_loss: lowest point of the curve on the grid; None if all diverged.
+    best_log2_lr: its place on the grid.
+    reason: why `log2_lr` is None.
+    status: "clear", "diverged" (everywhere), "low edge", "high edge",
+      "stability edge" (the best rate is the last before divergence), "unclear".
+  """
+
+  log2_lr: float | None
+  best_log_loss: float | None
+  best_log2_lr: float | None
+  reason: str | None
+  status: str
+
+
+def fit_optimum(log2_lrs: np.ndarray, log_losses: np.ndarray) -> Optimum:
+  """Fits the minimum of the mean curve, refusing to fit noise.
+
+  A parabola is fitted to the points within 1, 1.5, then 2 octaves of the lowest
+  one. It counts when its vertex is inside, when it rises on both sides by at
+  least three standard errors of the mean curve, and when no point outside the
+  window is as low within three standard errors. The standard error is the
+  larger of the scatter between seeds (each seed's own level removed) and the
+  scatter around the parabola.
+
+  Args:
+    log2_lrs: [rates], increasing.
+    log_losses: [seeds, rates] natural logarithm of the loss; not finite where
+      the member diverged. A rate at which any seed diverged counts as diverged.
+  """
+  x, table = np.asarray(log2_lrs, float), np.asarray(log_losses, float)
+  finite = np.isfinite(table).all(axis=0)
+  if not finite.any():
+    return Optimum(None, None, None, "diverges at every learning rate", "diverged")
+  y = np.where(finite, np.where(np.isfinite(table), table, 0).mean(axis=0), np.inf)
+  best = int(np.argmin(y))
+
+  def none(status: str, reason: str) -> Optimum:
+    return Optimum(None, float(y[best]), float(x[best]), reason, status)
+
+  if best == 0:
+    reason = f"the best rate is the smallest of the grid, 2^{x[0]:g}; extend it below"
+    return none("low edge", reason)
+  if best == len(x) - 1:
+    reason = f"the best rate is the largest of the grid, 2^{x[-1]:g}; extend it above"
+    return none("high edge", reason)
+  if not (finite[best - 1] and finite[best + 1]):
+    reason = f"the best rate, 2^{x[best]:g}, is the last before divergence"
+    return none("stability edge", reason)
+  reason = "too few points around the minimum"
+  for reach in REACHES:
+    vertex, reason = _fit(x, y, table, finite, best, reach)
+    if vertex is not None:
+      return Optimum(vertex, float(y[best]), float(x[best]), None, "clear")
+  return none("unclear", reason)
+
+
+def _fit(x, y, table, finite, best, reach) -> tuple[float | None, str]:
+  """The vertex of the parabola in one window, or None and the reason."""
+  inside = _window(x, finite, best, reach)
+  u = x[inside] - x[best]
+  a, b, c = np.polyfit(u, y[inside], 2)
+  error = max(_seed_error(table[:, inside]), _fit_error(u, y[inside], (a, b, c)))
+  if a <= 0:
+    return None, "the curve has no valley around its lowest point"
+  vertex = -b / (2 * a)
+  if not u[0] <= vertex <= u[-1]:
+    return None, "the fitted minimum falls outside of its window"
+  rise = a * min(u[0] - vertex, u[-1] - vertex, key=abs) ** 2
+  if rise <= CLEAR * error:
+    return None, (
+      f"the valley is {rise:.3f} deep in log-loss, its standard error {error:.3f}: "
+      "no clear minimum; train longer or add seeds"
+    )
+  others = finite & ~inside
+  lowest = a * vertex**2 + b * vertex + c
+  if others.any() and y[others].min() < lowest + CLEAR * error:
+    where = x[others][np.argmin(y[others])]
+    return None, f"the curve is as low at 2^{where:g} as at 2^{x[best]:g}"
+  return float(x[best] + vertex), ""
+
+
+def _window(x, finite, best, reach) -> np.ndarray:
+  """Finite points next to each other within `reach` of the best, or its neighbours."""
+  near = (np.abs(x - x[best]) <= reach + 1e-9) & finite
+  near[[best - 1, best + 1]] = True
+  inside = np.zeros_like(near)
+  for direction in (-1, 1):
+    i = best
+    while 0 <= i < len(x) and near[i]:
+      inside[i] = True
+      i += direction
+  return inside
+
+
+def _seed_error(table: np.ndarray) -> float:
+  """Standard error of the mean curve, each seed's own level removed."""
+  seeds = len(table)
+  if seeds < 2:
+    return 0.0
+  own = table - table.mean(axis=1, keepdims=True)
+  return float(np.sqrt(np.mean(own.var(axis=0, ddof=1)) / seeds))
+
+
+def _fit_error(u: np.ndarray, y: np.ndarray, parabola: tuple[float, ...]) -> float:
+  """Scatter around the parabola; 0 where three points leave none."""
+  if len(u) <= 3:
+    return 0.0
+  residual = y - np.polyval(parabola, u)
+  return float(np.sqrt(np.sum(residual**2) / (len(u) - 3)))

@@ -1,0 +1,183 @@
+"""Does the best learning rate of a shallow net stay the best of a deep one?
+
+Layer: numpy only; works on anyone's table of results.
+"""
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from flax_depthmup.diagnostics.optimum import Optimum, fit_optimum
+from flax_depthmup.errors import DepthMupError
+
+#: An optimum that moves by less than this many octaves per doubling of depth
+#: transfers. Depth-muP without its update factor moves by 0.5.
+TOLERANCE = 0.2
+RESAMPLES = 500
+
+_COLUMNS = ("parametrization", "depth", "log2_lr", "seed", "loss")
+
+
+def transfer_verdict(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+  """The verdict on a sweep over learning rates and depths.
+
+  Args:
+    records: one mapping per trained net with `parametrization`, `depth`,
+      `log2_lr`, `seed`, `loss` (positive; not finite or None if it diverged)
+      and, optionally, `diverged`.
+
+  Returns:
+    By parametrization, with keys that JSON can hold:
+      optimum_log2_lr: by depth, the fitted minimum (`fit_optimum`) or None.
+      why_no_optimum: by depth, the reason where it is None.
+      octaves_per_doubling: slope of the optimum over log2 depth, least squares
+        over the depths that have one; None with fewer than two.
+      ci95: its bootstrap interval over seeds, drawn jointly for all depths,
+        widened by sqrt(S/(S-1)) for the S seeds; None with one seed.
+      best_loss: by depth, the lowest of the (geometric) mean curve; None where
+        every rate diverged.
+      regret_of_transfer: at the largest depth, loss at the shallowest depth's
+        optimum (interpolated) minus best loss; None where either is missing or
+        the net diverges there.
+      transfers: True if the interval lies within +-0.2 octaves per doubling and
+        every depth has an optimum; False if the interval lies outside of it, or
+        the largest depth diverges at every rate; None if the sweep cannot tell.
+      reason: why, in one line.
+
+  Raises:
+    DepthMupError: no records, a column is missing, or the grid of (rate, seed)
+      of a depth has holes or doubles.
+  """
+  grouped: dict[str, dict[int, list[Mapping[str, Any]]]] = {}
+  for record in records:
+    missing = [name for name in _COLUMNS if name not in record]
+    if missing:
+      raise DepthMupError(
+        f"a result has no {missing[0]!r}; each needs {', '.join(_COLUMNS)}"
+      )
+    by_depth = grouped.setdefault(record["parametrization"], {})
+    by_depth.setdefault(record["depth"], []).append(record)
+  if not grouped:
+    raise DepthMupError("there are no results to judge; give at least one record")
+  return {
+    name: _judge({depth: _curve(name, depth, by_depth[depth]) for depth in sorted(by_depth)})
+    for name, by_depth in grouped.items()
+  }
+
+
+Curve = tuple[np.ndarray, np.ndarray]  # log2 rates [K], log losses [S, K]
+
+
+def _curve(name: str, depth: int, records: Sequence[Mapping[str, Any]]) -> Curve:
+  rates = sorted({r["log2_lr"] for r in records})
+  seeds = sorted({r["seed"] for r in records})
+  table = {(r["seed"], r["log2_lr"]): r for r in records}
+  grid = list(itertools.product(seeds, rates))
+  if len(records) != len(grid) or set(table) != set(grid):
+    hole = next((key for key in grid if key not in table), None)
+    what = f"lacks (seed, log2_lr) = {hole}" if hole else "holds one member twice"
+    raise DepthMupError(
+      f"{name} at depth {depth} {what}; give each seed every learning rate, once"
+    )
+  losses = [_log_loss(table[key]) for key in grid]
+  return np.array(rates, float), np.reshape(losses, (len(seeds), len(rates)))
+
+
+def _log_loss(record: Mapping[str, Any]) -> float:
+  loss = record["loss"]
+  if record.get("diverged") or loss is None or not math.isfinite(loss):
+    return math.inf
+  if loss <= 0:
+    raise DepthMupError(f"loss {loss} at {dict(record)}: expected a positive number")
+  return math.log(loss)
+
+
+def _judge(curves: dict[int, Curve]) -> dict[str, Any]:
+  optima = {depth: fit_optimum(*curve) for depth, curve in curves.items()}
+  slope, ci95 = _slope(curves, optima)
+  transfers, reason = _verdict(optima, slope, ci95)
+  return {
+    "optimum_log2_lr": {str(d): o.log2_lr for d, o in optima.items()},
+    "why_no_optimum": {str(d): o.reason for d, o in optima.items() if o.reason},
+    "octaves_per_doubling": slope,
+    "ci95": ci95,
+    "best_loss": {
+      str(d): None if o.best_log_loss is None else math.exp(o.best_log_loss)
+      for d, o in optima.items()
+    },
+    "regret_of_transfer": _regret(curves, optima),
+    "transfers": transfers,
+    "reason": reason,
+  }
+
+
+def _slope(
+  curves: dict[int, Curve], optima: dict[int, Optimum]
+) -> tuple[float | None, list[float] | None]:
+  """Octaves per doubling, and its bootstrap interval."""
+  depths = [d for d, o in optima.items() if o.log2_lr is not None]
+  if len(depths) < 2:
+    return None, None
+  slope = _line([optima[d].log2_lr for d in depths], depths)
+  seeds = min(len(curves[d][1]) for d in depths)
+  if seeds < 2 or any(len(curves[d][1]) != seeds for d in depths):
+    return slope, None
+  rng = np.random.default_rng(0)
+  slopes = []
+  for draw in rng.integers(0, seeds, (RESAMPLES, seeds)):
+    places = [_place(curves[d][0], curves[d][1][draw]) for d in depths]
+    slopes.append(_line(places, depths))
+  wide = math.sqrt(seeds / (seeds - 1))  # few seeds understate their own spread
+  low, high = slope + wide * (np.quantile(slopes, [0.025, 0.975]) - slope)
+  return slope, [min(float(low), slope), max(float(high), slope)]
+
+
+def _place(x: np.ndarray, table: np.ndarray) -> float:
+  """Where a resampled curve has its minimum: fitted, or on the grid."""
+  optimum = fit_optimum(x, table)
+  return optimum.best_log2_lr if optimum.log2_lr is None else optimum.log2_lr
+
+
+def _line(places: Sequence[float], depths: Sequence[int]) -> float:
+  return float(np.polyfit(np.log2(depths), places, 1)[0])
+
+
+def _regret(curves: dict[int, Curve], optima: dict[int, Optimum]) -> float | None:
+  shallow, deep = min(optima), max(optima)
+  rate, best = optima[shallow].log2_lr, optima[deep].best_log_loss
+  if rate is None or best is None:
+    return None
+  x, table = curves[deep]
+  if not x[0] <= rate <= x[-1]:
+    return None
+  there = float(np.interp(rate, x, np.where(np.isfinite(table), table, np.inf).mean(0)))
+  return math.exp(there) - math.exp(best) if math.isfinite(there) else None
+
+
+def _verdict(
+  optima: dict[int, Optimum], slope: float | None, ci95: list[float] | None
+) -> tuple[bool | None, str]:
+  deepest = max(optima)
+  if len(optima) < 2:
+    return None, "one depth alone shows no transfer; give several depths"
+  if optima[deepest].status == "diverged":
+    return False, f"at depth {deepest} every learning rate diverges"
+  unclear = {d: o.reason for d, o in optima.items() if o.log2_lr is None}
+  if slope is None:
+    depth, reason = next(iter(unclear.items()))
+    return None, f"fewer than two depths show an optimum; at depth {depth} {reason}"
+  if ci95 is None:
+    return None, "one seed gives no interval; run at least three"
+  moves = f"the optimum moves by {slope:+.2f} octaves per doubling of depth"
+  if ci95[0] > TOLERANCE or ci95[1] < -TOLERANCE:
+    return False, moves
+  if not (-TOLERANCE <= ci95[0] and ci95[1] <= TOLERANCE):
+    low, high = ci95
+    return None, f"{moves}, but its interval [{low:+.2f}, {high:+.2f}] cannot tell"
+  if unclear:
+    depth, reason = next(iter(unclear.items()))
+    return None, f"at depth {depth} {reason}"
+  return True, moves

@@ -1,0 +1,145 @@
+"""Optimizers under a parametrization: thin chains around `scale_by_parametrization`.
+
+Layer: optax, mathematics; knows no flax.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from flax_depthmup.errors import DepthMupError
+from flax_depthmup.scales import Scales
+from flax_depthmup.transforms import named_leaves, path_name, scale_by_parametrization
+
+LearningRate = float | jax.Array | Callable[[jax.Array], jax.Array]
+Decay = Literal[
+  "size_independent", "width_compensated", "coupled", "independent", "independent_peak"
+]
+
+
+def sgd(
+  learning_rate: LearningRate,
+  scales: Any,
+  momentum: float | None = None,
+  nesterov: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+  """SGD; a hidden matrix moves with eta (fan_out/fan_in ratio) (L/L0)^(alpha-gamma)."""
+  q = optax.identity() if momentum is None else optax.trace(momentum, nesterov)
+  return _with_rate(scale_by_parametrization(q, scales), learning_rate)
+
+
+def adam(
+  learning_rate: LearningRate,
+  scales: Any,
+  b1: float = 0.9,
+  b2: float = 0.999,
+  eps: float = 1e-8,
+) -> optax.GradientTransformationExtraArgs:
+  """Adam; the update factor is on the learning rate, the gradient factor divides eps."""
+  q = optax.scale_by_adam(b1, b2, eps)
+  return _with_rate(scale_by_parametrization(q, scales), learning_rate)
+
+
+def adamw(
+  learning_rate: LearningRate,
+  scales: Any,
+  b1: float = 0.9,
+  b2: float = 0.999,
+  eps: float = 1e-8,
+  weight_decay: float = 1e-4,
+  decay: Decay = "size_independent",
+  mask: Any = None,
+  peak_learning_rate: float | None = None,
+) -> optax.GradientTransformationExtraArgs:
+  """AdamW, with the meaning of weight decay spelt out.
+
+  With C = n^(-c) the width part and m_L^(-gamma) the depth part of a
+  parameter's update factor, eta the learning rate of the step and lambda the
+  weight decay, a step shrinks the parameter by
+
+  | decay              | shrink per step          | elsewhere                      |
+  |--------------------|--------------------------|--------------------------------|
+  | size_independent   | eta lambda               | added after the scaling        |
+  | width_compensated  | eta lambda m_L^(-gamma)  | mup's default, CompleteP       |
+  | coupled            | eta lambda C m_L^(-gamma)| AdamW with a rate per group    |
+  | independent_peak   | lambda eta / eta_peak    | lambda / peak given to AdamW   |
+  | independent        | lambda                   | constant, whatever the rate    |
+
+  Frozen parameters never decay.
+
+  Args:
+    learning_rate: eta, a number or an optax schedule.
+    scales: the tree of `Scales` of `dmup.init`.
+    b1, b2, eps: of Adam.
+    weight_decay: lambda.
+    decay: a row of the table.
+    mask: tree of booleans, or a function from parameters to one: which
+      parameters decay. None: all. Only matrices:
+      `jax.tree.map(lambda s: s.kind.value != "vector", scales)`.
+    peak_learning_rate: eta_peak, for "independent_peak" only.
+
+  Raises:
+    DepthMupError: unknown `decay`, a negative or infinite `weight_decay`, a
+      missing or needless `peak_learning_rate`.
+  """
+  if decay not in get_args(Decay):
+    raise DepthMupError(
+      f"decay={decay!r}: expected one of {', '.join(get_args(Decay))}; see adamw"
+    )
+  if not isinstance(weight_decay, jax.Array) and not 0 <= weight_decay < math.inf:
+    raise DepthMupError(f"weight_decay={weight_decay!r}: expected a number >= 0")
+  if (decay == "independent_peak") != (peak_learning_rate is not None):
+    raise DepthMupError(
+      f"decay={decay!r} with peak_learning_rate={peak_learning_rate!r}: give the peak "
+      'of the schedule with decay="independent_peak", and only then'
+    )
+  q = scale_by_parametrization(optax.scale_by_adam(b1, b2, eps), scales)
+  if decay == "independent_peak":
+    weight_decay = weight_decay / peak_learning_rate
+  if decay == "independent":
+    return optax.chain(
+      q,
+      optax.scale_by_learning_rate(learning_rate),
+      _add_decay(-weight_decay, decay, scales, mask),
+    )
+  shrink = _add_decay(weight_decay, decay, scales, mask)
+  return _with_rate(optax.chain(q, shrink), learning_rate)
+
+
+def _with_rate(tx: optax.GradientTransformation, learning_rate: LearningRate):
+  return optax.chain(tx, optax.scale_by_learning_rate(learning_rate))
+
+
+def _add_decay(
+  weight_decay: float | jax.Array, decay: Decay, scales: Any, mask: Any
+) -> optax.GradientTransformation:
+  """updates + weight_decay * factor * params for trainable, masked-in parameters."""
+
+  def factor(s: Scales) -> float:
+    if decay == "coupled":
+      return s.update_factor
+    return s.depth_update_factor if decay == "width_compensated" else 1.0
+
+  factors = {name: factor(s) for name, s in named_leaves(scales) if s.trainable}
+
+  def update_fn(updates, state, params=None, **extra_args):
+    del extra_args
+    if params is None:
+      raise DepthMupError(
+        "adamw decays the parameters: call update(grads, state, params) with them"
+      )
+    chosen = dict(named_leaves(mask(params) if callable(mask) else mask))
+
+    def shrink(path, u, p):
+      name = path_name(path)
+      if name not in factors or not chosen.get(name, mask is None):
+        return u
+      return u + jnp.asarray(weight_decay * factors[name], u.dtype) * p.astype(u.dtype)
+
+    return jax.tree_util.tree_map_with_path(shrink, updates, params), state
+
+  return optax.GradientTransformationExtraArgs(optax.init_empty_state, update_fn)

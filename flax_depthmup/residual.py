@@ -1,0 +1,152 @@
+"""Residual branches and stacks: the depth side of a parametrization.
+
+Layer: flax, mathematics; no optax.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import linen as nn
+
+from flax_depthmup.errors import DepthMupError
+from flax_depthmup.layers import scaled
+from flax_depthmup.metadata import mark_branch, unmark_branch
+from flax_depthmup.parametrizations.base import Parametrization, check_size
+
+
+class Residual(nn.Module):
+  """x + a (L/L0)^(-alpha) block(x), one block of a stack of L (TP-VI, section 3).
+
+  The parameters of the block are marked as inside a branch, which gives them
+  their depth factors. Use it where a stack is a Python loop; `ResidualStack`
+  scans.
+
+  Attributes:
+    block: the branch: a module whose output has the shape of its first input.
+    depth: L, the number of blocks of the whole stack.
+    parametrization: alpha and the base depth L0.
+    multiplier: a, the branch multiplier at base depth; a number or a traced
+      scalar.
+  """
+
+  block: nn.Module
+  depth: int
+  parametrization: Parametrization
+  multiplier: float | jax.Array = 1.0
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
+    """Adds the scaled branch to x; further arguments go to the block.
+
+    Raises:
+      DepthMupError: the block changes the shape of x, or a multiplier or depth
+        is no positive number.
+    """
+    check_size(self.depth, "depth")
+    check_multiplier(self.multiplier)
+    depth, p = self.depth, self.parametrization
+    marked = nn.map_variables(
+      lambda block, x: block(x, *args, **kwargs),
+      "params",
+      trans_in_fn=unmark_branch,
+      trans_out_fn=lambda params: mark_branch(params, depth, p),
+      init=self.is_initializing(),
+      mutable=self.is_mutable_collection("params"),
+    )
+    y = marked(self.block, x)
+    if y.shape != x.shape:
+      raise DepthMupError(
+        f"Residual: the block {type(self.block).__name__} maps {x.shape} to {y.shape}; "
+        "a branch must keep the shape of its input"
+      )
+    return x + scaled(y, self.multiplier * p.branch_multiplier(depth)).astype(x.dtype)
+
+
+class ResidualStack(nn.Module):
+  """`depth` residual blocks with parameters of their own, scanned.
+
+  Compile time does not grow with depth. Parameters are stacked along a leading
+  axis named "layers" that counts for no fan.
+
+  Attributes:
+    block: the branch: a linen module, a module class, or a partial of one.
+      Called as block(x, *args); its output has the shape of x.
+    depth: L, the number of blocks.
+    parametrization: that of the block's own layers; gives the branch multiplier
+      (L/L0)^(-alpha).
+    multiplier: a, the branch multiplier at base depth; a number or a traced
+      scalar.
+    remat: recompute each block in the backward pass, so memory keeps only the
+      inputs of the blocks.
+  """
+
+  block: nn.Module | Callable[..., nn.Module]
+  depth: int
+  parametrization: Parametrization
+  multiplier: float | jax.Array = 1.0
+  remat: bool = False
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *args: Any) -> jax.Array:
+    """Maps x through all blocks; `args` are given to each of them.
+
+    Raises:
+      DepthMupError: see `Residual`.
+    """
+    check_size(self.depth, "depth")
+    step = nn.remat(_Step, prevent_cse=False) if self.remat else _Step
+    scanned = nn.scan(
+      step,
+      variable_axes={True: 0},
+      split_rngs={True: True},
+      in_axes=nn.broadcast,
+      length=self.depth,
+      metadata_params={nn.PARTITION_NAME: "layers"},
+    )
+    blocks = scanned(
+      self.block, self.depth, self.parametrization, self.multiplier, name="blocks"
+    )
+    return blocks(x, args)[0]
+
+
+class _Step(nn.Module):
+  """One scanned step: carry x, give nothing out."""
+
+  block: nn.Module | Callable[..., nn.Module]
+  depth: int
+  parametrization: Parametrization
+  multiplier: float | jax.Array
+
+  @nn.compact
+  def __call__(self, x: jax.Array, args: tuple[Any, ...]) -> tuple[jax.Array, None]:
+    block = self.block
+    if not isinstance(block, nn.Module):
+      block = _make(block)
+    residual = Residual(block, self.depth, self.parametrization, self.multiplier)
+    return residual(x, *args), None
+
+
+def _make(block: Any) -> nn.Module:
+  """A module from its class or a partial of it, named "block"."""
+  cls = block.func if isinstance(block, functools.partial) else block
+  if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
+    raise DepthMupError(
+      f"ResidualStack: block={block!r} is no linen module; give a module, a module "
+      "class, or functools.partial of one"
+    )
+  return block(name="block")
+
+
+def check_multiplier(a: Any) -> None:
+  """Raises `DepthMupError` for a block multiplier that is no positive number.
+
+  A traced scalar passes: its value is not known.
+  """
+  if isinstance(a, jax.Array) and a.ndim == 0:
+    return
+  number = isinstance(a, int | float) and not isinstance(a, bool)
+  if not number or not math.isfinite(a) or a <= 0:
+    raise DepthMupError(f"block multiplier a={a!r}: expected a positive number")

@@ -1,0 +1,106 @@
+"""The numbers one parameter receives, and how they follow from its axes.
+
+Layer: standard library only.
+"""
+
+import dataclasses
+import math
+
+from flax_depthmup.axes import Axes, Kind, Role
+from flax_depthmup.errors import DepthMupError
+from flax_depthmup.parametrizations.base import Parametrization
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scales:
+  """What a parametrization does to one parameter, relative to the base net.
+
+  At the base width and depth every factor is exactly 1 and `init_std` is that
+  of standard parametrization. A `Scales` is a leaf to jax's tree functions.
+
+  Attributes:
+    kind: input, hidden, output, vector or scalar.
+    axes: the annotation, written "stacked | in -> out".
+    shape: the shape these scales were resolved for.
+    init_std: standard deviation of the initialization. Biases and gains, which
+      start at a constant, are multiplied by it (1 except under Table 9).
+    multiplier: of the parameter in the forward pass; applied by our layers.
+    gradient_factor: n^d (L/L0)^delta with delta = alpha: multiplies the
+      gradient on its way into the optimizer's Q.
+    width_update_factor: n^(-c).
+    depth_update_factor: (L/L0)^(-gamma), 1 outside residual branches.
+    trainable: False where the layer is frozen; its updates are zero.
+  """
+
+  kind: Kind
+  axes: str
+  shape: tuple[int, ...]
+  init_std: float
+  multiplier: float
+  gradient_factor: float
+  width_update_factor: float
+  depth_update_factor: float
+  trainable: bool = True
+
+  @property
+  def update_factor(self) -> float:
+    """n^(-c) (L/L0)^(-gamma), multiplies the output of Q; 0 where frozen."""
+    return self.width_update_factor * self.depth_update_factor * self.trainable
+
+
+def resolve(
+  axes: str | Axes,
+  shape: tuple[int, ...],
+  parametrization: Parametrization,
+  *,
+  depth: int | None = None,
+  base_std: float | None = None,
+  trainable: bool = True,
+  folded: bool = False,
+) -> Scales:
+  """The scales of one parameter.
+
+  Args:
+    axes: which axes are in, out, stacked: "embed -> mlp"; see `Axes`.
+    shape: of the parameter, one entry per axis; stacked axes do not count.
+    parametrization: the rule and the base sizes.
+    depth: number of blocks L of the stack whose branch the parameter is in;
+      None outside of residual branches.
+    base_std: standard deviation in the base net. None: 1/sqrt(fan_in) there.
+    trainable: False for a frozen layer.
+    folded: True gives the equal form without a forward multiplier, for layers
+      that apply none: the multiplier is taken into std, gradient and update
+      (the abc-symmetry, Tensor Programs IVb, section 2), so every trajectory
+      stays the same.
+
+  Raises:
+    DepthMupError: axes and shape disagree, an axis has no base size, a size is
+      not positive.
+  """
+  axes, p = Axes.parse(axes), parametrization
+  axes.check_shape(shape)
+  row, base = p.row(axes), p.base_shape(axes, shape)
+  if base_std is None:
+    base_std = 1 / math.sqrt(axes.sizes(Role.IN, base))
+  elif not (math.isfinite(base_std) and base_std >= 0):
+    raise DepthMupError(f"base_std={base_std!r}: expected a finite number of at least 0")
+  m_in = axes.sizes(Role.IN, shape) / axes.sizes(Role.IN, base)
+  m_out = axes.sizes(Role.OUT, shape) / axes.sizes(Role.OUT, base)
+  m_depth = 1.0 if depth is None else p.depth_ratio(depth)
+
+  def power(exponents) -> float:
+    return m_in ** float(exponents[0]) * m_out ** float(exponents[1])
+
+  multiplier = power(row.multiplier)
+  fold = multiplier if folded else 1.0
+  return Scales(
+    kind=p.kind(axes),
+    axes=str(axes),
+    shape=tuple(shape),
+    init_std=base_std * power(row.std) * fold,
+    multiplier=multiplier / fold,
+    gradient_factor=power(row.gradient) * fold * m_depth ** float(p.alpha),
+    width_update_factor=power(row.update) * fold,
+    depth_update_factor=m_depth ** -float(p.gamma),
+    trainable=trainable,
+  )

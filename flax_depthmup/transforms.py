@@ -1,0 +1,142 @@
+"""Definition 6.1 of Tensor Programs VI as one optax transformation.
+
+Layer: optax, mathematics; knows no flax.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from flax_depthmup.errors import DepthMupError
+from flax_depthmup.scales import Scales
+
+
+def scale_by_parametrization(
+  inner: optax.GradientTransformation, scales: Any
+) -> optax.GradientTransformationExtraArgs:
+  """W <- W - eta n^(-c) L^(-gamma) Q(n^d L^delta g): Definition 6.1 around any Q.
+
+  Multiplies every gradient by its `gradient_factor`, runs `inner`, multiplies
+  what comes out by its `update_factor` (0 for frozen parameters). `inner` is Q
+  without the learning rate, and must act entry by entry: SGD
+  (`optax.identity()`), momentum (`optax.trace`), `optax.scale_by_adam`,
+  `scale_by_rss`, `scale_by_lion`, `scale_by_rms`, ... Adam's eps needs no rule
+  of its own: the gradient factor divides it.
+
+      tx = optax.chain(
+        dmup.scale_by_parametrization(optax.scale_by_adam(), scales),
+        optax.scale_by_learning_rate(schedule))
+
+  What depends on the size of gradients or updates belongs outside: clip
+  gradients before, add decoupled weight decay after (see `adamw`).
+
+  Args:
+    inner: the entrywise transformation Q.
+    scales: the tree of `Scales` that `dmup.init` gives beside the parameters.
+
+  Returns:
+    A transformation with the state of `inner`. Works inside and around `chain`,
+    `masked`, `partition`, `inject_hyperparams`, `MultiSteps` and
+    `apply_if_finite`; keeps dtypes and shardings.
+
+  Raises:
+    DepthMupError: when made, if `scales` is no tree of `Scales`; in `init` and
+      `update`, if the parameters are not those of `scales`, naming the first
+      that differs.
+
+  Reference: Yang, Yu, Zhu, Hayou, Tensor Programs VI, arXiv 2310.02244,
+  Definition 6.1.
+  """
+  if not isinstance(inner, optax.GradientTransformation):
+    raise DepthMupError(
+      f"inner={inner!r} is no optax.GradientTransformation; give an entrywise one, "
+      "such as optax.scale_by_adam()"
+    )
+  table = _by_name(scales)
+  inner = optax.with_extra_args_support(inner)
+
+  def init_fn(params):
+    _check_matches(params, table, check_shapes=True)
+    return inner.init(params)
+
+  def update_fn(updates, state, params=None, **extra_args):
+    _check_matches(updates, table, check_shapes=False)
+    updates = _multiply(updates, table, "gradient_factor")
+    updates, state = inner.update(updates, state, params, **extra_args)
+    return _multiply(updates, table, "update_factor"), state
+
+  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def trainable(scales: Any) -> Any:
+  """The tree of booleans that is False for frozen parameters: a mask for optax."""
+  return jax.tree.map(lambda s: s.trainable, scales)
+
+
+def _by_name(scales: Any) -> dict[str, Scales]:
+  table = dict(named_leaves(scales))
+  for name, leaf in table.items():
+    if not isinstance(leaf, Scales):
+      raise DepthMupError(
+        f"scales: {name} is a {type(leaf).__name__}, expected Scales; pass the second "
+        "value of dmup.init"
+      )
+  if not table:
+    raise DepthMupError("scales is empty; pass the second value of dmup.init")
+  return table
+
+
+def named_leaves(tree: Any) -> list[tuple[str, Any]]:
+  """(name, leaf) of every leaf; the holes that optax's masks leave are none."""
+  paths = jax.tree_util.tree_leaves_with_path(tree)
+  return [(path_name(path), leaf) for path, leaf in paths]
+
+
+def path_name(path: Any) -> str:
+  """A tree path as "stack/block/dense_0/kernel"."""
+  return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _check_matches(tree: Any, table: dict[str, Scales], check_shapes: bool) -> None:
+  """Raises unless the leaves of `tree` are parameters of `table`.
+
+  All of them, unless optax masked some: then those that are left.
+  """
+  leaves = dict(named_leaves(tree))
+  for name, leaf in leaves.items():
+    if name not in table:
+      raise DepthMupError(
+        f"parameter {name} has no scales: the tree differs from that of the scales, "
+        f"which holds {len(table)} parameters, first {next(iter(table))}; pass the "
+        "parameters and the scales of the same dmup.init"
+      )
+    if check_shapes and tuple(jnp.shape(leaf)) != table[name].shape:
+      raise DepthMupError(
+        f"parameter {name} has shape {tuple(jnp.shape(leaf))} but its scales were "
+        f"resolved for {table[name].shape}; pass the scales of this size's dmup.init"
+      )
+  if not _has_holes(tree):
+    missing = [name for name in table if name not in leaves]
+    if missing:
+      raise DepthMupError(
+        f"parameter {missing[0]} is in the scales but not in the tree of "
+        f"{len(leaves)} parameters; pass the parameters and the scales of the same "
+        "dmup.init"
+      )
+
+
+def _has_holes(tree: Any) -> bool:
+  def is_hole(node):
+    return node is None or isinstance(node, optax.MaskedNode)
+
+  return any(is_hole(leaf) for leaf in jax.tree.leaves(tree, is_leaf=is_hole))
+
+
+def _multiply(tree: Any, table: dict[str, Scales], factor: str) -> Any:
+  def scale(path, x):
+    value = getattr(table[path_name(path)], factor)
+    return x if value == 1 else x * jnp.asarray(value, x.dtype)
+
+  return jax.tree_util.tree_map_with_path(scale, tree)

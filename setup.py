@@ -1,0 +1,34 @@
+"""Package metadata; the version is read as text, so nothing is imported."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+_HERE = pathlib.Path(__file__).parent
+_INIT = (_HERE / "flax_depthmup" / "__init__.py").read_text()
+
+_EXPERIMENTS = ["matplotlib", "rich", "scikit-learn", "tqdm"]
+
+setup(
+  name="flax_depthmup",
+  version=re.search(r'__version__ = "(.+)"', _INIT).group(1),
+  description="Depth-muP and its whole class of parametrizations, for JAX",
+  long_description=(_HERE / "README.md").read_text(),
+  long_description_content_type="text/markdown",
+  license="Apache-2.0",
+  python_requires=">=3.11",
+  packages=find_packages(include=["flax_depthmup", "flax_depthmup.*"]),
+  install_requires=[
+    "absl-py",
+    "flax>=0.12",
+    "jax>=0.10",
+    "numpy",
+    "optax>=0.2.8",
+    "orbax-checkpoint>=0.12",
+  ],
+  extras_require={
+    "experiments": _EXPERIMENTS,
+    "test": [*_EXPERIMENTS, "pytest", "pytest-xdist", "ruff==0.17.6"],
+  },
+)
