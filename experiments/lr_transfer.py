@@ -105,12 +105,11 @@ class Config:
     if self.optimizer not in classification.OPTIMIZERS:
       known = ", ".join(classification.OPTIMIZERS)
       raise DepthMupError(f"--optimizer={self.optimizer}: expected one of {known}")
-    if len(set(self.parametrizations)) != len(self.parametrizations) or not all(
-      self.parametrizations
-    ):
+    names = self.parametrizations
+    if not names or len(set(names)) != len(names):
       raise DepthMupError("--parametrizations: expected distinct names, at least one")
-    for name in self.parametrizations:
-      reading.parametrization(name, self.base_width, self.base_depth)
+    for name, depth in itertools.product(names, self.depths):
+      self.model(name, depth)  # names a wrong value of the model
 
   def model(self, name: str, depth: int) -> dmup.ResidualMLP:
     """The net of one parametrization and depth."""
@@ -159,9 +158,8 @@ def config_from_flags() -> Config:
 class Sweeps:
   """The sweeps of one run, an architecture after the other, and their records."""
 
-  def __init__(self, config: Config, workdir: Workdir):
-    self._config, self._workdir = config, workdir
-    self._dataset = data.load(config.dataset, config.data_dir)
+  def __init__(self, config: Config, workdir: Workdir, dataset: data.Dataset):
+    self._config, self._workdir, self._dataset = config, workdir, dataset
     grid = itertools.product(config.log2_lrs, range(config.seeds))
     self._members = list(grid)
     self.records: list[dict] = []
@@ -230,15 +228,15 @@ def main(argv: Sequence[str]) -> None:
   """Runs the experiment that the flags describe."""
   del argv
   config = config_from_flags()
-  for name, depth in itertools.product(config.parametrizations, config.depths):
-    config.model(name, depth)  # a wrong value is reported before anything runs
+  reading.positive(_CHUNK.value, "chunk")
+  dataset = data.load(config.dataset, config.data_dir)
   workdir = Workdir(_WORKDIR.value, dataclasses.asdict(config))
   summary = workdir.summary()
   if summary is not None:
     print(f"already done: {workdir.path}")
     transfer_table.show(summary["transfer"])
     return
-  Sweeps(config, workdir).run(_CHUNK.value)
+  Sweeps(config, workdir, dataset).run(_CHUNK.value)
   records = workdir.results()
   verdicts = transfer_verdict(records)
   figure = workdir.path / "lr_transfer.png"

@@ -106,26 +106,22 @@ class ResidualStack(nn.Module):
       length=self.depth,
       metadata_params={nn.PARTITION_NAME: "layers"},
     )
-    blocks = scanned(
-      self.block, self.depth, self.parametrization, self.multiplier, name="blocks"
-    )
+    block = self.block if isinstance(self.block, nn.Module) else _make(self.block)
+    blocks = scanned(block, self.depth, self.parametrization, self.multiplier)
     return blocks(x, args)[0]
 
 
 class _Step(nn.Module):
   """One scanned step: carry x, give nothing out."""
 
-  block: nn.Module | Callable[..., nn.Module]
+  block: nn.Module
   depth: int
   parametrization: Parametrization
   multiplier: float | jax.Array
 
   @nn.compact
   def __call__(self, x: jax.Array, args: tuple[Any, ...]) -> tuple[jax.Array, None]:
-    block = self.block
-    if not isinstance(block, nn.Module):
-      block = _make(block)
-    residual = Residual(block, self.depth, self.parametrization, self.multiplier)
+    residual = Residual(self.block, self.depth, self.parametrization, self.multiplier)
     return residual(x, *args), None
 
 

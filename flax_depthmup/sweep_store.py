@@ -79,7 +79,7 @@ class SweepStore:
 
   def _read(self, path: pathlib.Path) -> Finished:
     try:
-      with np.load(path) as file:
+      with path.open("rb") as raw, np.load(raw) as file:
         found = Finished(file["members"], file["losses"], file["diverged"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
       raise DepthMupError(
@@ -108,15 +108,15 @@ class SweepStore:
     path = self._directory and self._directory / "running.npz"
     if path is None or not path.exists() or not (self._directory / "state").exists():
       return fresh
+    so_far = self._read(path)
+    if not np.array_equal(so_far.members, wave):  # another number of devices
+      return fresh
     from flax_depthmup import checkpoint  # orbax is slow to import
 
     found = self._open().latest(checkpoint.abstract(state))
-    so_far = self._read(path)
-    if found is None or not np.array_equal(so_far.members, wave):
+    if found is None or found[2]["members"] != wave.tolist():
       return fresh
     step, state, note = found
-    if note["members"] != wave.tolist() or so_far.losses.shape[1] < step:
-      return fresh
     losses[:, :step] = so_far.losses[:, :step]
     return step, state, losses, np.array(note["diverged"])
 

@@ -117,7 +117,7 @@ def _check_matches(tree: Any, table: dict[str, Scales], check_shapes: bool) -> N
         f"parameter {name} has shape {tuple(jnp.shape(leaf))} but its scales were "
         f"resolved for {table[name].shape}; pass the scales of this size's dmup.init"
       )
-  if not _has_holes(tree):
+  if leaves and not _has_holes(tree):  # optax probes states with leafless trees
     missing = [name for name in table if name not in leaves]
     if missing:
       raise DepthMupError(

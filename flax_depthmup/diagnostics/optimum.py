@@ -68,12 +68,11 @@ def fit_optimum(log2_lrs: np.ndarray, log_losses: np.ndarray) -> Optimum:
   if not (finite[best - 1] and finite[best + 1]):
     reason = f"the best rate, 2^{x[best]:g}, is the last before divergence"
     return none("stability edge", reason)
-  reason = "too few points around the minimum"
-  for reach in REACHES:
-    vertex, reason = _fit(x, y, table, finite, best, reach)
+  tries = [_fit(x, y, table, finite, best, reach) for reach in REACHES]
+  for vertex, _ in tries:
     if vertex is not None:
       return Optimum(vertex, float(y[best]), float(x[best]), None, "clear")
-  return none("unclear", reason)
+  return none("unclear", tries[0][1])
 
 
 def _fit(x, y, table, finite, best, reach) -> tuple[float | None, str]:

@@ -1,0 +1,151 @@
+"""The verdict on synthetic curves whose truth is known, and on ragged ones."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from flax_depthmup import DepthMupError
+from flax_depthmup.diagnostics import fit_optimum, transfer_verdict
+
+RATES = np.arange(-13, -4.9, 0.5)
+DEPTHS = (4, 8, 16, 32, 64)
+
+
+def records(drift=0.0, noise=0.03, seeds=3, start=-8.2, wall=None, name="p", rates=RATES):
+  """Skewed valleys whose bottom moves by `drift` octaves per doubling.
+
+  Beyond `wall` octaves above the optimum the net diverges.
+  """
+  rng = np.random.default_rng(0)
+  out = []
+  for depth, seed, rate in itertools.product(DEPTHS, range(seeds), rates):
+    u = rate - (start + drift * math.log2(depth / 4))
+    log_loss = 0.2 * u**2 * (1.3 if u > 0 else 1) - 2 - 0.1 * math.log2(depth)
+    out.append(
+      {
+        "parametrization": name,
+        "depth": depth,
+        "log2_lr": float(rate),
+        "seed": seed,
+        "loss": math.exp(log_loss + noise * rng.normal()),
+        "diverged": wall is not None and u > wall,
+      }
+    )
+  return out
+
+
+def verdict(**fields):
+  return transfer_verdict(records(**fields))["p"]
+
+
+def test_an_optimum_that_stays():
+  v = verdict()
+  assert v["transfers"] is True
+  assert abs(v["octaves_per_doubling"]) < 0.05
+  assert v["ci95"][0] <= v["octaves_per_doubling"] <= v["ci95"][1]
+  for optimum in v["optimum_log2_lr"].values():
+    assert optimum == pytest.approx(-8.2, abs=0.15)
+  losses = list(v["best_loss"].values())
+  assert losses == sorted(losses, reverse=True)
+  assert 0 <= v["regret_of_transfer"] < 0.01
+
+
+@pytest.mark.parametrize("drift", [-0.5, 0.5, -0.9])
+def test_an_optimum_that_moves(drift):
+  v = verdict(drift=drift, start=-8.2 if drift < 0 else -10.2)
+  assert v["transfers"] is False
+  assert v["octaves_per_doubling"] == pytest.approx(drift, abs=0.07)
+  assert v["regret_of_transfer"] > 0.05
+
+
+def test_noise_gives_no_number():
+  v = verdict(noise=1.5)
+  assert v["transfers"] is None
+  assert all(x is None for x in v["optimum_log2_lr"].values())
+  assert "optimum" in v["reason"]
+  # A flat curve, whatever its noise, has no optimum either.
+  flat = [{**r, "loss": math.exp(-2 + 1e-3 * (hash(str(r)) % 97))} for r in records()]
+  assert transfer_verdict(flat)["p"]["octaves_per_doubling"] is None
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_no_optimum_in_pure_noise(seed):
+  """Curves of noise alone. Measured: no false alarm in 500 draws of 2, 3 or 5 seeds."""
+  table = np.random.default_rng(seed).normal(size=(3, len(RATES)))
+  assert fit_optimum(RATES, table).log2_lr is None
+
+
+def test_one_seed_cannot_tell():
+  v = verdict(seeds=1)
+  assert (v["transfers"], v["ci95"]) == (None, None)
+  assert "seed" in v["reason"]
+  assert v["octaves_per_doubling"] is not None
+
+
+def test_edges_are_named():
+  low = verdict(start=-13.4)
+  assert "extend it below" in low["why_no_optimum"]["4"]
+  high = verdict(start=-4.6)
+  assert "extend it above" in high["why_no_optimum"]["4"]
+  assert low["transfers"] is None
+  assert low["optimum_log2_lr"]["4"] is None
+
+
+def test_the_last_rate_before_divergence_is_no_optimum():
+  v = verdict(wall=-0.8)
+  assert "last before divergence" in v["why_no_optimum"]["4"]
+
+
+def test_divergence_beyond_the_optimum_is_fine():
+  assert verdict(wall=1.4)["transfers"] is True
+
+
+def test_a_depth_that_never_trains_does_not_transfer():
+  dead = [{**r, "diverged": r["diverged"] or r["depth"] == 64} for r in records()]
+  v = transfer_verdict(dead)["p"]
+  assert v["transfers"] is False
+  assert v["best_loss"]["64"] is None
+  assert v["regret_of_transfer"] is None
+  assert "at depth 64 every learning rate diverges" in v["reason"]
+
+
+def test_a_rate_counts_as_diverged_when_one_seed_diverged():
+  table = np.log(np.array([[3.0, 1.0, 2.0, 3.0], [3.0, np.inf, 2.0, 3.0]]))
+  assert fit_optimum(np.arange(4.0), table).best_log2_lr == 2
+
+
+def test_two_valleys_are_no_optimum():
+  x = np.arange(-13, -4, 1.0)
+  y = np.array([3, 1, 3, 4, 4, 4, 3, 1.001, 3])
+  noise = np.random.default_rng(0).normal(size=(3, len(x)))
+  found = fit_optimum(x, y + 0.01 * noise)
+  assert found.log2_lr is None
+  assert "as low at" in found.reason
+
+
+def test_an_exact_parabola():
+  x = np.arange(-12, -6, 0.5)
+  found = fit_optimum(x, np.tile(0.3 * (x + 9.17) ** 2 - 1, (2, 1)))
+  assert found.log2_lr == pytest.approx(-9.17)
+
+
+def test_several_parametrizations_apart():
+  v = transfer_verdict(records() + records(drift=-0.5, name="q"))
+  assert [v[name]["transfers"] for name in ("p", "q")] == [True, False]
+
+
+@pytest.mark.parametrize(
+  ("bad", "words"),
+  [
+    ([], "no results"),
+    ([{"depth": 4}], "has no 'parametrization'"),
+    (records()[1:], r"lacks \(seed, log2_lr\)"),
+    (records() + records()[:1], "twice"),
+    ([{**records()[0], "loss": -1.0}], "loss -1.0"),
+  ],
+)
+def test_errors(bad, words):
+  with pytest.raises(DepthMupError, match=words):
+    transfer_verdict(bad)
