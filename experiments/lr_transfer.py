@@ -19,7 +19,6 @@ under "transfer") and lr_transfer.png. Interrupted, the same command continues.
 
 import dataclasses
 import itertools
-import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -94,7 +93,15 @@ class Config:
   train_boundary: bool
 
   def __post_init__(self):
-    for name in ("base_depth", "width", "base_width", "seeds", "steps", "batch_size", "window"):
+    for name in (
+      "base_depth",
+      "width",
+      "base_width",
+      "seeds",
+      "steps",
+      "batch_size",
+      "window",
+    ):
       reading.positive(getattr(self, name), name)
     reading.positive(self.block_multiplier, "block_multiplier")
     if self.window > self.steps:
@@ -169,9 +176,7 @@ class Sweeps:
     c = self._config
     architectures = list(itertools.product(c.parametrizations, c.depths))
     total = len(architectures) * len(self._members) * c.steps
-    # A log file gets a line now and then, a terminal a live bar.
-    pause = 0.1 if sys.stderr.isatty() else 10
-    with tqdm(total=total, unit="step", unit_scale=True, mininterval=pause) as bar:
+    with app.progress(total=total, unit="step", unit_scale=True) as bar:
       for name, depth in architectures:
         bar.set_description(f"{name}, depth {depth}", refresh=False)
         self._train(name, depth, chunk, bar)
@@ -179,9 +184,7 @@ class Sweeps:
   def _train(self, name: str, depth: int, chunk: int, bar: tqdm) -> None:
     c = self._config
     model = c.model(name, depth)
-    task = classification.Task(
-      model=model, optimizer=c.optimizer, batch_size=c.batch_size
-    )
+    task = classification.Task(model=model, optimizer=c.optimizer, batch_size=c.batch_size)
     rates, seeds = (np.array(v) for v in zip(*self._members, strict=True))
     members = {
       "lr": (2.0**rates).astype(np.float32),
@@ -205,7 +208,9 @@ class Sweeps:
       on_chunk=on_chunk,
     )
 
-  def _record(self, p: dmup.Parametrization, name: str, depth: int, done: ChunkDone) -> None:
+  def _record(
+    self, p: dmup.Parametrization, name: str, depth: int, done: ChunkDone
+  ) -> None:
     for i, losses, diverged in zip(done.members, done.losses, done.diverged, strict=True):
       rate, seed = self._members[i]
       self.records.append(
@@ -240,7 +245,9 @@ def main(argv: Sequence[str]) -> None:
   records = workdir.results()
   verdicts = transfer_verdict(records)
   figure = workdir.path / "lr_transfer.png"
-  title = f"{config.dataset}, width {config.width}, {config.optimizer}, {config.steps} steps"
+  title = (
+    f"{config.dataset}, width {config.width}, {config.optimizer}, {config.steps} steps"
+  )
   transfer_figure.draw(records, verdicts, title, figure)
   workdir.write_summary({"transfer": verdicts})
   transfer_table.show(verdicts)

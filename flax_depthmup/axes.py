@@ -112,7 +112,7 @@ class Axes:
   def insert(self, index: int, name: str) -> Axes:
     """These axes with a stacked axis added at `index`."""
     new = Axis(name, Role.STACKED)
-    return Axes(self.axes[:index] + (new,) + self.axes[index:])
+    return Axes((*self.axes[:index], new, *self.axes[index:]))
 
   def remove(self, index: int) -> Axes:
     """These axes without the one at `index`; undoes `insert`."""

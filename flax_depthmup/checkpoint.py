@@ -56,6 +56,7 @@ class Checkpoints:
       self._manager.delete(step)
 
   def close(self) -> None:
+    """Ends the threads of the manager."""
     self._manager.close()
 
 

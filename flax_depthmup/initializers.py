@@ -73,7 +73,10 @@ def with_axes(
 
   Args:
     init: any initializer (key, shape, dtype) -> array or `nn.Partitioned` array.
-    axes, parametrization, trainable, folded: see `normal`.
+    axes: of the parameter.
+    parametrization: the rule and base sizes.
+    trainable: False to freeze the parameter.
+    folded: see `normal`.
   """
   axes = Axes.parse(axes)
 
@@ -95,5 +98,3 @@ def with_axes(
     return Annotated(value, axes, p, trainable=trainable, folded=folded)
 
   return wrapped
-
-

@@ -65,7 +65,9 @@ class Dense(nn.Module):
     bias = None
     if self.use_bias:
       names = Axes(tuple(axis for axis in axes.axes if axis.role is Role.OUT))
-      zeros = with_axes(nn.initializers.zeros, names, p, folded=False, trainable=self.trainable)
+      zeros = with_axes(
+        nn.initializers.zeros, names, p, folded=False, trainable=self.trainable
+      )
       bias = self.param("bias", zeros, out, self.param_dtype)
     if not self.trainable:
       kernel, bias = jax.lax.stop_gradient((kernel, bias))
@@ -115,7 +117,9 @@ class Embed(nn.Module):
     check_size(self.num_embeddings, "num_embeddings")
     check_size(self.features, "features")
     p, shape = self.parametrization, (self.num_embeddings, self.features)
-    draw = normal(self.axes, p, folded=False, base_std=self.base_std, trainable=self.trainable)
+    draw = normal(
+      self.axes, p, folded=False, base_std=self.base_std, trainable=self.trainable
+    )
     table = self.param("embedding", draw, shape, self.param_dtype)
     if not self.trainable:
       table = jax.lax.stop_gradient(table)
@@ -144,6 +148,7 @@ class Readout(nn.Module):
   param_dtype: Any = jnp.float32
 
   def setup(self) -> None:
+    """Makes the inner layer, with its parameters as this one's own."""
     self.dense = Dense(
       self.features,
       self.axes,

@@ -42,16 +42,20 @@ class Annotated(struct.PyTreeNode, nn.meta.AxisMetadata):
   folded: bool = struct.field(pytree_node=False, default=False)
 
   def unbox(self) -> Any:
+    """The array."""
     return self.value
 
   def replace_boxed(self, val: Any) -> Annotated:
+    """The same annotation around another array."""
     return self.replace(value=val)
 
   def add_axis(self, index: int, params: dict[Any, Any]) -> Annotated:
+    """The array gained a stacked axis at `index`, named by nn.PARTITION_NAME."""
     axes = self.axes.insert(index, params.get(nn.PARTITION_NAME) or "stacked")
     return self._with_inner("add_axis", index, params).replace(axes=axes)
 
   def remove_axis(self, index: int, params: dict[Any, Any]) -> Annotated:
+    """The array lost the axis at `index`; undoes `add_axis`."""
     axes = self.axes.remove(index)
     return self._with_inner("remove_axis", index, params).replace(axes=axes)
 
@@ -77,6 +81,7 @@ class Annotated(struct.PyTreeNode, nn.meta.AxisMetadata):
 
 
 def is_annotated(node: Any) -> bool:
+  """Whether a node of a tree is a box."""
   return isinstance(node, Annotated)
 
 
@@ -157,15 +162,14 @@ def path_name(path: Any) -> str:
   return jax.tree_util.keystr(path, simple=True, separator="/") or "(the root)"
 
 
-def init(
-  model: nn.Module, key: jax.Array, *inputs: Any, **kwargs: Any
-) -> tuple[Any, Any]:
+def init(model: nn.Module, key: jax.Array, *inputs: Any, **kwargs: Any) -> tuple[Any, Any]:
   """Initializes a model: plain parameter arrays, and the same tree of `Scales`.
 
   Args:
     model: any linen module whose parameters are annotated.
     key: a jax random key.
-    *inputs, **kwargs: of the module's `__call__`; only their shapes matter.
+    *inputs: of the module's `__call__`; only their shapes matter.
+    **kwargs: likewise.
 
   Returns:
     (params, scales): `params` is what goes into `model.apply({"params": params},

@@ -74,7 +74,9 @@ def adamw(
   Args:
     learning_rate: eta, a number or an optax schedule.
     scales: the tree of `Scales` of `dmup.init`.
-    b1, b2, eps: of Adam.
+    b1: decay of Adam's first moment.
+    b2: decay of its second moment.
+    eps: added to the root of the second moment.
     weight_decay: lambda.
     decay: a row of the table.
     mask: tree of booleans, or a function from parameters to one: which

@@ -168,5 +168,3 @@ def replace(path: pathlib.Path, content: bytes) -> None:
   temporary = path.with_name(path.name + ".tmp")
   temporary.write_bytes(content)
   os.replace(temporary, path)
-
-

@@ -21,7 +21,9 @@ def test_digits():
 
 
 def write_mnist(folder, images=None, labels=None, zipped=True):
-  images = np.arange(3 * 4 * 4, dtype=np.uint8).reshape(3, 4, 4) if images is None else images
+  images = (
+    np.arange(3 * 4 * 4, dtype=np.uint8).reshape(3, 4, 4) if images is None else images
+  )
   labels = np.array([0, 9, 4], np.uint8) if labels is None else labels
   for name, array in (("images-idx3", images), ("labels-idx1", labels)):
     header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)

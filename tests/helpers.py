@@ -7,8 +7,22 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 import flax_depthmup as dmup
+
+#: Every entrywise Q, without its learning rate.
+INNER = {
+  "sgd": optax.identity,
+  "momentum": lambda: optax.trace(0.9),
+  "nesterov": lambda: optax.trace(0.9, nesterov=True),
+  "adam": optax.scale_by_adam,
+  "nadam": lambda: optax.scale_by_adam(nesterov=True),
+  "adagrad": optax.scale_by_rss,
+  "lion": optax.scale_by_lion,
+  "rmsprop": optax.scale_by_rms,
+  "sign": optax.scale_by_sign,
+}
 
 
 def assert_trees_equal(a: Any, b: Any) -> None:

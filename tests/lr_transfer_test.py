@@ -67,7 +67,9 @@ def test_a_toy_run_writes_what_it_promises(tmp_path, capsys):
   assert (config["base_width"], config["log2_lrs"]) == (16, [-10, -9, -8, -7, -6])
   assert "octaves" in capsys.readouterr().out
   # At base depth the two are the same net, trained the same.
-  shallow = [[r["loss"] for r in records if r["depth"] == 4 and r["gamma"] == g] for g in (0, 0.5)]
+  shallow = [
+    [r["loss"] for r in records if r["depth"] == 4 and r["gamma"] == g] for g in (0, 0.5)
+  ]
   assert shallow[0] == shallow[1]
   run(tmp_path)
   assert "already done" in capsys.readouterr().out

@@ -43,7 +43,9 @@ class Loop(nn.Module):
 
 
 def unstacked(params):
-  return {f"block_{i}": jax.tree.map(lambda w, i=i: w[i], params["block"]) for i in range(L)}
+  return {
+    f"block_{i}": jax.tree.map(lambda w, i=i: w[i], params["block"]) for i in range(L)
+  }
 
 
 @pytest.mark.parametrize("remat", [False, True])

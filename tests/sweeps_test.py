@@ -88,7 +88,9 @@ def test_a_diverged_member_is_marked_and_hurts_nobody(per_device):
   assert np.isfinite(result.losses[4, :7]).all()
   assert np.isnan(result.losses[4, 7:]).all()
   healthy = [0, 1, 2, 3, 5]
-  np.testing.assert_array_equal(result.losses[healthy], sweep(per_device=per_device).losses[healthy])
+  np.testing.assert_array_equal(
+    result.losses[healthy], sweep(per_device=per_device).losses[healthy]
+  )
 
 
 def test_a_state_that_overflows_is_marked_though_the_loss_is_finite():

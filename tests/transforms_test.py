@@ -12,6 +12,7 @@ from jax.sharding import AxisType, NamedSharding
 import flax_depthmup as dmup
 from flax_depthmup import DepthMupError, scale_by_parametrization
 from tests.helpers import (
+  INNER,
   assert_trees_close,
   assert_trees_equal,
   compilations,
@@ -22,19 +23,6 @@ from tests.helpers import (
 KEY = jax.random.key(0)
 P = dmup.depthwise(alpha="1/2", gamma="1/4", base_width=4, base_depth=2)
 PARAMS, SCALES = dmup.init(residual_mlp(P), KEY, inputs())
-
-#: Every entrywise Q, without its learning rate.
-INNER = {
-  "sgd": optax.identity,
-  "momentum": lambda: optax.trace(0.9),
-  "nesterov": lambda: optax.trace(0.9, nesterov=True),
-  "adam": optax.scale_by_adam,
-  "nadam": lambda: optax.scale_by_adam(nesterov=True),
-  "adagrad": optax.scale_by_rss,
-  "lion": optax.scale_by_lion,
-  "rmsprop": optax.scale_by_rms,
-  "sign": optax.scale_by_sign,
-}
 
 
 def gradients(count=3):
@@ -62,9 +50,7 @@ def run(tx, grads=None, params=PARAMS, state=None):
 def test_definition_6_1(name):
   """n^-c L^-gamma Q(n^d L^delta g_0, ..., n^d L^delta g_t), by hand."""
   q = INNER[name]()
-  up = [
-    jax.tree.map(lambda x, s: x * s.gradient_factor, g, SCALES) for g in gradients()
-  ]
+  up = [jax.tree.map(lambda x, s: x * s.gradient_factor, g, SCALES) for g in gradients()]
   expected = [jax.tree.map(lambda x, s: x * s.update_factor, u, SCALES) for u in run(q, up)]
   found = run(scale_by_parametrization(q, SCALES))
   assert_trees_close(found, expected, rtol=1e-5)
@@ -112,7 +98,9 @@ WRAPPED = {
   ),
   "partition around": lambda: optax.partition({"a": base(), "b": base()}, half_labels()),
   "partition inside": lambda: scale_by_parametrization(
-    optax.partition({"a": optax.scale_by_adam(), "b": optax.scale_by_adam()}, half_labels()),
+    optax.partition(
+      {"a": optax.scale_by_adam(), "b": optax.scale_by_adam()}, half_labels()
+    ),
     SCALES,
   ),
   "masked around, twice": lambda: optax.chain(

@@ -4,9 +4,11 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 from absl import app, logging
+from tqdm import tqdm
 
 from flax_depthmup import DepthMupError
 
@@ -38,3 +40,8 @@ def use_all_cores() -> None:
     return
   with contextlib.suppress(RuntimeError):
     jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+
+
+def progress(**fields: Any) -> tqdm:
+  """A progress bar: live on a terminal, a line now and then in a log file."""
+  return tqdm(mininterval=0.1 if sys.stderr.isatty() else 10, **fields)

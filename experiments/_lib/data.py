@@ -46,8 +46,7 @@ def load(name: str, data_dir: str | None) -> Dataset:
     return _digits()
   if data_dir is None:
     raise DepthMupError(
-      f"--dataset={name} is read from its official files: give their folder with "
-      "--data_dir"
+      f"--dataset={name} is read from its official files: give their folder with --data_dir"
     )
   return DATASETS[name](pathlib.Path(data_dir))
 

@@ -8,7 +8,9 @@ import numpy as np
 Records = list[dict[str, Any]]
 
 
-def draw(records: Records, verdicts: dict[str, Any], title: str, path: pathlib.Path) -> None:
+def draw(
+  records: Records, verdicts: dict[str, Any], title: str, path: pathlib.Path
+) -> None:
   """A panel per parametrization, a curve per depth, the optima marked.
 
   Bands span the seeds; crosses at the top are rates at which a seed diverged.
@@ -63,7 +65,9 @@ def _curve(ax, curve: Records, optimum: float | None, color, top: float, i: int)
   shown = np.where(ok, np.minimum(mean, top + 1), np.nan)
   label = str(curve[0]["depth"]) if curve else None
   ax.plot(rates, shown, "o-", color=color, ms=3, lw=1.4, label=label)
-  low, high = ([f(v) if o else np.nan for v, o in zip(logs, ok, strict=True)] for f in (min, max))
+  low, high = (
+    [f(v) if o else np.nan for v, o in zip(logs, ok, strict=True)] for f in (min, max)
+  )
   ax.fill_between(rates, low, np.minimum(high, top + 1), color=color, alpha=0.18, lw=0)
   lost = [x for x, o in zip(rates, ok, strict=True) if not o]
   ax.plot(lost, np.full(len(lost), top - 0.06 * (i + 1)), "x", color=color, ms=5)

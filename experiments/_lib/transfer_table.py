@@ -28,7 +28,9 @@ def show(verdicts: dict[str, Any]) -> None:
     )
   console = Console(width=110 if Console().width < 110 else None)
   console.print(table)
-  print("Per depth: log2 of the fitted best learning rate. Best loss: shallowest → deepest.")
+  print(
+    "Per depth: log2 of the fitted best learning rate. Best loss: shallowest → deepest."
+  )
   for name, v in verdicts.items():
     print(f"{name}: {v['reason']}")
     for depth, reason in v["why_no_optimum"].items():

@@ -75,7 +75,9 @@ class Workdir:
     try:
       return [json.loads(line) for line in path.read_text().splitlines()]
     except ValueError:
-      raise DepthMupError(f"{path} is damaged: no JSON lines; delete it and run again") from None
+      raise DepthMupError(
+        f"{path} is damaged: no JSON lines; delete it and run again"
+      ) from None
 
   def write_summary(self, summary: Mapping[str, Any]) -> None:
     """summary.json; its presence says that the run is done."""

@@ -63,7 +63,9 @@ def transfer_verdict(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str
   if not grouped:
     raise DepthMupError("there are no results to judge; give at least one record")
   return {
-    name: _judge({depth: _curve(name, depth, by_depth[depth]) for depth in sorted(by_depth)})
+    name: _judge(
+      {depth: _curve(name, depth, by_depth[depth]) for depth in sorted(by_depth)}
+    )
     for name, by_depth in grouped.items()
   }
 
@@ -174,7 +176,7 @@ def _verdict(
   moves = f"the optimum moves by {slope:+.2f} octaves per doubling of depth"
   if ci95[0] > TOLERANCE or ci95[1] < -TOLERANCE:
     return False, moves
-  if not (-TOLERANCE <= ci95[0] and ci95[1] <= TOLERANCE):
+  if max(-ci95[0], ci95[1]) > TOLERANCE:
     low, high = ci95
     return None, f"{moves}, but its interval [{low:+.2f}, {high:+.2f}] cannot tell"
   if unclear:

@@ -77,9 +77,7 @@ class ResidualMLP(nn.Module):
         "or a callable"
       )
     if self.norm is not None and self.norm not in NORMS:
-      raise DepthMupError(
-        f"norm={self.norm!r}: expected None or one of {', '.join(NORMS)}"
-      )
+      raise DepthMupError(f"norm={self.norm!r}: expected None or one of {', '.join(NORMS)}")
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:

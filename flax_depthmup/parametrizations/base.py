@@ -132,4 +132,3 @@ def check_size(value: Any, name: str) -> None:
   whole = isinstance(value, int) and not isinstance(value, bool)
   if not whole or value < 1:
     raise DepthMupError(f"{name}={value!r}: expected a whole number of at least 1")
-
