@@ -10,12 +10,12 @@ FRAMEWORKS = {"jax", "flax", "optax", "orbax", "absl", "numpy"}
 
 #: Room -> the frameworks its files may import. A room is a module, or a folder.
 MATHEMATICS = ["errors", "axes", "exponents", "classify", "parametrizations", "scales"]
+LINEN = ["metadata", "initializers", "layers", "residual", "models"]
 ALLOWED = {
-  **dict.fromkeys(MATHEMATICS, set()),
-  **dict.fromkeys(
-    ["metadata", "initializers", "layers", "residual", "models"], {"jax", "flax"}
-  ),
-  **dict.fromkeys(["transforms", "optimizers"], {"jax", "optax"}),
+  **{room: set() for room in MATHEMATICS},
+  **{room: {"jax", "flax"} for room in LINEN},
+  "transforms": {"jax", "optax"},
+  "optimizers": {"jax", "optax"},
   "checkpoint": {"jax", "orbax"},
   "sweep_store": {"numpy"},
   "sweeps": {"jax", "numpy"},

@@ -132,8 +132,8 @@ class Stock(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    def axes(text, init=nn.initializers.lecun_normal()):
-      return dmup.with_axes(init, text, self.p)
+    def axes(text, init=None):
+      return dmup.with_axes(init or nn.initializers.lecun_normal(), text, self.p)
 
     x = nn.Dense(
       64,

@@ -72,7 +72,7 @@ def test_mup_package():
 
 
 M = 16.0  # width ratio below; roots are exact
-#                              std of (input, hidden, output) over base, multiplier, Adam, SGD
+# Of (input, hidden, output): std over that of the base net, multiplier, Adam, SGD.
 TABLES = {
   "standard": (dmup.STANDARD, (1, 1 / 4, 1 / 4), (1, 1, 1), (1, 1, 1), (1, 1, 1)),
   "table 3": (dmup.TABLE_3, (1, 1 / 4, 1 / M), (1, 1, 1), (1, 1 / M, 1 / M), (M, 1, 1 / M)),

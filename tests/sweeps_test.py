@@ -95,7 +95,7 @@ def test_a_diverged_member_is_marked_and_hurts_nobody(per_device):
 
 def test_a_state_that_overflows_is_marked_though_the_loss_is_finite():
   def overflow(state, member, t, data):
-    state, loss = step(state, member, t, data)
+    state, _ = step(state, member, t, data)
     scale = jnp.where(member["lr"] > 1, jnp.inf, 1.0)
     return (state[0] * scale, state[1]), jnp.float32(1.0)
 
@@ -174,7 +174,7 @@ def test_a_damaged_state_costs_time_but_no_result(tmp_path):
   whole = sweep()
   interrupted_after(3, tmp_path)
   for path in (tmp_path / "state").rglob("*"):
-    if path.is_file() and "manifest" in path.name or path.name == "_METADATA":
+    if path.is_file() and ("manifest" in path.name or path.name == "_METADATA"):
       path.write_bytes(b"")
   with pytest.warns(UserWarning, match="cannot be read and is passed over"):
     again = sweep(directory=tmp_path)

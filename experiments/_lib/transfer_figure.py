@@ -1,5 +1,6 @@
 """The figure of an LR-transfer run, from its result files alone."""
 
+import math
 import pathlib
 from typing import Any
 
@@ -32,6 +33,10 @@ def draw(
     for i, (depth, color) in enumerate(zip(depths, colors, strict=True)):
       curve = [r for r in own if r["depth"] == depth]
       _curve(ax, curve, verdict["optimum_log2_lr"].get(str(depth)), color, top, i)
+    above = _depths_above(own, top)
+    if above:
+      where = {"x": 0.02, "y": 0.9, "transform": ax.transAxes, "fontsize": 8}
+      ax.text(s=f"depth {', '.join(map(str, above))}: above this axis", **where)
     ax.set_title(f"{name}\n{_headline(verdict)}", fontsize=10)
     ax.set_xlabel("log2 learning rate")
     ax.grid(alpha=0.25)
@@ -47,6 +52,15 @@ def _top(records: Records) -> float:
   """Upper end of the loss axis: a little above the loss of guessing, in logs."""
   finite = [np.log(r["loss"]) for r in records if r["loss"] is not None]
   return float(min(max(finite, default=0.0), 1.5)) + 0.5
+
+
+def _depths_above(records: Records, top: float) -> list[int]:
+  """Depths with no point on the axis: their curves would be missed unsaid."""
+  lowest: dict[int, float] = {}
+  for r in records:
+    log_loss = math.inf if r["loss"] is None else math.log(r["loss"])
+    lowest[r["depth"]] = min(lowest.get(r["depth"], math.inf), log_loss)
+  return [depth for depth, log_loss in lowest.items() if log_loss > top]
 
 
 def _bottom(records: Records) -> float:

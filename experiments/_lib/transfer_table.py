@@ -10,27 +10,19 @@ def show(verdicts: dict[str, Any]) -> None:
   """Prints one row per parametrization, and a line for each optimum not found."""
   table = Table(title="Does the best learning rate transfer over depth?")
   depths = list(next(iter(verdicts.values()))["optimum_log2_lr"])
-  table.add_column("parametrization")
+  table.add_column("parametrization", no_wrap=True)
   for depth in depths:
     table.add_column(f"L={depth}", justify="right")
-  for name in ("octaves per doubling [95%]", "best loss", "regret", "transfers"):
-    table.add_column(name, justify="right")
+  for name in ("octaves/doubling", "best loss", "transfers"):
+    table.add_column(name, justify="right", no_wrap=True)
   for name, v in verdicts.items():
     optima = [_number(v["optimum_log2_lr"][d], ".2f") for d in depths]
     loss = [_number(v["best_loss"][d], ".3g") for d in (depths[0], depths[-1])]
-    table.add_row(
-      name,
-      *optima,
-      _drift(v),
-      " → ".join(loss),
-      _number(v["regret_of_transfer"], ".3g"),
-      {True: "yes", False: "no", None: "cannot tell"}[v["transfers"]],
-    )
-  console = Console(width=110 if Console().width < 110 else None)
-  console.print(table)
-  print(
-    "Per depth: log2 of the fitted best learning rate. Best loss: shallowest → deepest."
-  )
+    word = {True: "yes", False: "no", None: "cannot tell"}[v["transfers"]]
+    table.add_row(name, *optima, _drift(v), " → ".join(loss), word)
+  width = max(Console().width, 115)  # narrower, the numbers would break apart
+  Console(width=width).print(table)
+  print("L=...: log2 of the fitted best learning rate. Best loss: shallowest → deepest.")
   for name, v in verdicts.items():
     print(f"{name}: {v['reason']}")
     for depth, reason in v["why_no_optimum"].items():
