@@ -189,6 +189,10 @@ def abstract_init(
   model: nn.Module, key: jax.Array, *inputs: Any, **kwargs: Any
 ) -> tuple[Any, Any]:
   """`init` without computing anything: shapes and dtypes instead of arrays."""
+  if not isinstance(model, nn.Module):
+    raise DepthMupError(f"model={model!r} is no linen module; give an instance of one")
+  if not isinstance(key, jax.Array | dict):
+    raise DepthMupError(f"key={key!r} is no random key; give jax.random.key(seed)")
   variables = jax.eval_shape(lambda *a: model.init(*a, **kwargs), key, *inputs)
   others = sorted(set(variables) - {"params"})
   if "params" not in variables:

@@ -28,6 +28,8 @@ def sgd(
   nesterov: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
   """SGD; a hidden matrix moves with eta (fan_out/fan_in ratio) (L/L0)^(alpha-gamma)."""
+  if momentum is not None:
+    _check_decay_rate(momentum, "momentum")
   q = optax.identity() if momentum is None else optax.trace(momentum, nesterov)
   return _with_rate(scale_by_parametrization(q, scales), learning_rate)
 
@@ -40,8 +42,7 @@ def adam(
   eps: float = 1e-8,
 ) -> optax.GradientTransformationExtraArgs:
   """Adam; the update factor is on the learning rate, the gradient factor divides eps."""
-  q = optax.scale_by_adam(b1, b2, eps)
-  return _with_rate(scale_by_parametrization(q, scales), learning_rate)
+  return _with_rate(_adam(scales, b1, b2, eps), learning_rate)
 
 
 def adamw(
@@ -92,14 +93,15 @@ def adamw(
     raise DepthMupError(
       f"decay={decay!r}: expected one of {', '.join(get_args(Decay))}; see adamw"
     )
-  if not isinstance(weight_decay, jax.Array) and not 0 <= weight_decay < math.inf:
+  traced = isinstance(weight_decay, jax.Array)
+  if not traced and not (_is_number(weight_decay) and 0 <= weight_decay < math.inf):
     raise DepthMupError(f"weight_decay={weight_decay!r}: expected a number >= 0")
   if (decay == "independent_peak") != (peak_learning_rate is not None):
     raise DepthMupError(
       f"decay={decay!r} with peak_learning_rate={peak_learning_rate!r}: give the peak "
       'of the schedule with decay="independent_peak", and only then'
     )
-  q = scale_by_parametrization(optax.scale_by_adam(b1, b2, eps), scales)
+  q = _adam(scales, b1, b2, eps)
   if decay == "independent_peak":
     weight_decay = weight_decay / peak_learning_rate
   if decay == "independent":
@@ -112,7 +114,29 @@ def adamw(
   return _with_rate(optax.chain(q, shrink), learning_rate)
 
 
+def _adam(scales: Any, b1: float, b2: float, eps: float):
+  _check_decay_rate(b1, "b1")
+  _check_decay_rate(b2, "b2")
+  return scale_by_parametrization(optax.scale_by_adam(b1, b2, eps), scales)
+
+
+def _check_decay_rate(value: Any, name: str) -> None:
+  """A number in [0, 1); a traced one passes, its value is not known."""
+  if not isinstance(value, jax.Array) and not (_is_number(value) and 0 <= value < 1):
+    raise DepthMupError(f"{name}={value!r}: expected a number in [0, 1)")
+
+
+def _is_number(value: Any) -> bool:
+  return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _with_rate(tx: optax.GradientTransformation, learning_rate: LearningRate):
+  rate = learning_rate
+  known = callable(rate) or isinstance(rate, jax.Array)
+  if not known and not (_is_number(rate) and 0 <= rate < math.inf):
+    raise DepthMupError(
+      f"learning_rate={rate!r}: expected a number of at least 0, or a schedule"
+    )
   return optax.chain(tx, optax.scale_by_learning_rate(learning_rate))
 
 
@@ -138,10 +162,21 @@ def _add_decay(
 
     def shrink(path, u, p):
       name = path_name(path)
-      if name not in factors or not chosen.get(name, mask is None):
+      if name not in factors or not (mask is None or _chosen(name, chosen)):
         return u
       return u + jnp.asarray(weight_decay * factors[name], u.dtype) * p.astype(u.dtype)
 
     return jax.tree_util.tree_map_with_path(shrink, updates, params), state
 
   return optax.GradientTransformationExtraArgs(optax.init_empty_state, update_fn)
+
+
+def _chosen(name: str, mask: dict[str, Any]) -> bool:
+  """The mask's value for a parameter: its own, or that of a subtree it is in."""
+  for prefix, value in mask.items():
+    if name == prefix or name.startswith(f"{prefix}/"):
+      return bool(value)
+  raise DepthMupError(
+    f"mask says nothing of parameter {name}; give a tree of booleans like the "
+    "parameters, or a prefix of it"
+  )

@@ -14,7 +14,11 @@ from flax import linen as nn
 from flax_depthmup.errors import DepthMupError
 from flax_depthmup.layers import scaled
 from flax_depthmup.metadata import mark_branch, unmark_branch
-from flax_depthmup.parametrizations.base import Parametrization, check_size
+from flax_depthmup.parametrizations.base import (
+  Parametrization,
+  check_parametrization,
+  check_size,
+)
 
 
 class Residual(nn.Module):
@@ -47,6 +51,9 @@ class Residual(nn.Module):
     """
     check_size(self.depth, "depth")
     check_multiplier(self.multiplier)
+    check_parametrization(self.parametrization)
+    if not isinstance(self.block, nn.Module):
+      raise DepthMupError(f"Residual: block={self.block!r} is no linen module; give one")
     depth, p = self.depth, self.parametrization
     marked = nn.map_variables(
       lambda block, x: block(x, *args, **kwargs),

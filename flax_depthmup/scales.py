@@ -8,7 +8,7 @@ import math
 
 from flax_depthmup.axes import Axes, Kind, Role
 from flax_depthmup.errors import DepthMupError
-from flax_depthmup.parametrizations.base import Parametrization
+from flax_depthmup.parametrizations.base import Parametrization, check_parametrization
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,9 +74,10 @@ def resolve(
       stays the same.
 
   Raises:
-    DepthMupError: axes and shape disagree, an axis has no base size, a size is
-      not positive.
+    DepthMupError: `parametrization` is none, axes and shape disagree, an axis
+      has no base size, a size is not positive.
   """
+  check_parametrization(parametrization)
   axes, p = Axes.parse(axes), parametrization
   axes.check_shape(shape)
   row, base = p.row(axes), p.base_shape(axes, shape)

@@ -56,7 +56,11 @@ class SweepStore:
       for name, v in members.items()
     }
     identity = {"steps": steps, "members": values, "config": config}
-    self._claim(json.loads(json.dumps(identity)))
+    try:
+      identity = json.loads(json.dumps(identity))
+    except TypeError as error:
+      raise DepthMupError(f"config {config} cannot be written as JSON: {error}") from None
+    self._claim(identity)
     self._finished = [self._read(p) for p in sorted(self._directory.glob("members_*.npz"))]
 
   def _claim(self, identity: dict[str, Any]) -> None:

@@ -101,7 +101,8 @@ def run_sweep(
     on_chunk: called after every chunk, also for what a former call had done.
 
   Raises:
-    DepthMupError: members of different lengths, a size that is not positive, a
+    DepthMupError: `step` changes the shape of the state or gives no scalar loss,
+      members of different lengths, a size that is not positive, a
       directory of another sweep or with an unreadable file.
   """
   members = _check_members(members)
@@ -113,6 +114,7 @@ def run_sweep(
   if per_device is None:
     per_device = 1 if devices[0].platform == "cpu" else -(-count // len(devices))
   devices = devices[: -(-count // per_device)]
+  _check_functions(init, step, {name: v[0] for name, v in members.items()}, data)
   engine = _Engine(init, step, data, devices, per_device, chunk, steps)
   store = SweepStore(directory, members, steps, dict(config or {}), save_seconds)
   report = on_chunk or (lambda done: None)
@@ -145,6 +147,31 @@ def _check_members(members: Mapping[str, Any]) -> dict[str, np.ndarray]:
   if next(iter(lengths.values())) == (0,):
     raise DepthMupError("members are empty: give at least one value of each name")
   return values
+
+
+def _check_functions(init: Init, step: Step, member: Member, data: Any) -> None:
+  """Raises unless `step` gives a state like the one it took, and a scalar loss."""
+  before = jax.eval_shape(init, member, data)
+  result = jax.eval_shape(step, before, member, jnp.int32(0), data)
+  if not isinstance(result, tuple) or len(result) != 2:
+    raise DepthMupError(
+      f"step gave {type(result).__name__} {result}; expected the pair (state, loss)"
+    )
+  after, loss = result
+  if not isinstance(loss, jax.ShapeDtypeStruct) or loss.shape:
+    raise DepthMupError(f"step gave the loss {loss}; expected a scalar array")
+  if jax.tree.structure(before) != jax.tree.structure(after):
+    raise DepthMupError(
+      f"step changes the tree of the state from {jax.tree.structure(before)} to "
+      f"{jax.tree.structure(after)}; it must give back what it takes"
+    )
+  leaves = zip(jax.tree.leaves_with_path(before), jax.tree.leaves(after), strict=True)
+  for (path, a), b in leaves:
+    if (a.shape, a.dtype) != (b.shape, b.dtype):
+      raise DepthMupError(
+        f"step changes state{jax.tree_util.keystr(path)} from {a.dtype}{list(a.shape)} "
+        f"to {b.dtype}{list(b.shape)}; it must keep shapes and dtypes"
+      )
 
 
 class _Engine:

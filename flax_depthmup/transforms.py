@@ -72,6 +72,7 @@ def scale_by_parametrization(
 
 def trainable(scales: Any) -> Any:
   """The tree of booleans that is False for frozen parameters: a mask for optax."""
+  _by_name(scales)  # names what is no Scales
   return jax.tree.map(lambda s: s.trainable, scales)
 
 

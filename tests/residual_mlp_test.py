@@ -147,3 +147,18 @@ def test_bfloat16():
 def test_errors(field, value, words):
   with pytest.raises(DepthMupError, match=words):
     residual_mlp(P, **{field: value})
+
+
+def test_the_program_does_not_grow_with_depth():
+  """What keeps the compile time flat; `experiments.benchmark` measures it."""
+
+  def equations(depth):
+    model = residual_mlp(P, depth=depth)
+    params = dmup.abstract_init(model, KEY, inputs())[0]
+
+    def loss(params):
+      return model.apply({"params": params}, inputs()).var()
+
+    return str(jax.make_jaxpr(jax.grad(loss))(params)).count("\n")
+
+  assert equations(8) == equations(1024)

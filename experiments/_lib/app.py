@@ -25,6 +25,9 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     except DepthMupError as error:
       print(f"error: {error}", file=sys.stderr)
       sys.exit(1)
+    except KeyboardInterrupt:
+      print("\ninterrupted; the same command continues", file=sys.stderr)
+      sys.exit(130)
 
   logging.set_verbosity(logging.WARNING)  # not jax's tries of other backends
   app.run(guarded)

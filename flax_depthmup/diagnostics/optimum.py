@@ -7,6 +7,8 @@ import dataclasses
 
 import numpy as np
 
+from flax_depthmup.errors import DepthMupError
+
 #: Half-widths, in octaves, of the window a parabola is fitted in: the first
 #: that shows a clear minimum is taken.
 REACHES = (1.0, 1.5, 2.0)
@@ -48,8 +50,16 @@ def fit_optimum(log2_lrs: np.ndarray, log_losses: np.ndarray) -> Optimum:
     log2_lrs: [rates], increasing.
     log_losses: [seeds, rates] natural logarithm of the loss; not finite where
       the member diverged. A rate at which any seed diverged counts as diverged.
+
+  Raises:
+    DepthMupError: the shapes do not fit, or the rates do not increase.
   """
   x, table = np.asarray(log2_lrs, float), np.asarray(log_losses, float)
+  if x.ndim != 1 or table.shape[1:] != x.shape or not (np.diff(x) > 0).all():
+    raise DepthMupError(
+      f"log2_lrs of shape {x.shape}, log_losses of shape {table.shape}: expected "
+      "increasing rates, and a row of as many losses for each seed"
+    )
   finite = np.isfinite(table).all(axis=0)
   if not finite.any():
     return Optimum(None, None, None, "diverges at every learning rate", "diverged")

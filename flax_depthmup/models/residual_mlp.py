@@ -9,7 +9,11 @@ from flax import linen as nn
 
 from flax_depthmup.errors import DepthMupError
 from flax_depthmup.layers import Dense, Readout, mean_subtraction
-from flax_depthmup.parametrizations.base import Parametrization, check_size
+from flax_depthmup.parametrizations.base import (
+  Parametrization,
+  check_parametrization,
+  check_size,
+)
 from flax_depthmup.residual import ResidualStack
 
 Activation = str | Callable[[jax.Array], jax.Array]
@@ -69,6 +73,7 @@ class ResidualMLP(nn.Module):
 
   def __post_init__(self):
     super().__post_init__()
+    check_parametrization(self.parametrization)
     for name in ("width", "depth", "outputs", "block_depth"):
       check_size(getattr(self, name), name)
     if not callable(self.activation) and self.activation not in ACTIVATIONS:

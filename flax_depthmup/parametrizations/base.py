@@ -127,6 +127,15 @@ class Parametrization:
     }
 
 
+def check_parametrization(value: Any) -> None:
+  """Raises `DepthMupError` unless `value` is a `Parametrization`."""
+  if not isinstance(value, Parametrization):
+    raise DepthMupError(
+      f"parametrization={value!r} is no Parametrization; make one with "
+      "dmup.depth_mup(base_width=, base_depth=) or another preset"
+    )
+
+
 def check_size(value: Any, name: str) -> None:
   """Raises `DepthMupError` unless `value` is a positive whole number."""
   whole = isinstance(value, int) and not isinstance(value, bool)
