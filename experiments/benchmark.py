@@ -14,6 +14,7 @@ summary.json holds
                              and outputs, by depth, plain and with remat
 """
 
+import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +24,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import flags
 from rich.console import Console
 from rich.table import Table
 
@@ -34,13 +34,26 @@ from experiments._lib.classification import Task
 from experiments._lib.workdir import Workdir
 from flax_depthmup.sweeps import run_sweep
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for results.")
-_WIDTH = flags.DEFINE_integer("width", 64, "Width of the nets.")
-_DEPTH = flags.DEFINE_integer("depth", 64, "Depth of the nets in sweep and update.")
-_MEMBERS = flags.DEFINE_integer("members", 8, "Members of the sweep.")
-_STEPS = flags.DEFINE_integer("steps", 200, "Steps of each member.")
-_DEPTHS = flags.DEFINE_list("depths", ["8", "64", "512", "1024"], "For the memory.")
-_REPEATS = flags.DEFINE_integer("repeats", 400, "Timed updates; compilations: 5.")
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+  """What is measured; config.json holds it.
+
+  Attributes:
+    width, depth: of the nets in sweep and update (the update: width 256).
+    members, steps: of the sweep.
+    depths: for the memory.
+    repeats: timed updates.
+    compilations: of each depth.
+  """
+
+  width: int = 64
+  depth: int = 64
+  members: int = 8
+  steps: int = 200
+  depths: tuple[int, ...] = (8, 64, 512, 1024)
+  repeats: int = 400
+  compilations: int = 5
 
 
 def _task(width: int, depth: int, batch_size: int = 64, **fields: Any) -> Task:
@@ -138,10 +151,11 @@ def gradient_bytes(width: int, depth: int, remat: bool) -> int:
   return int(compiled.memory_analysis().temp_size_in_bytes)
 
 
-def measure(depths: Sequence[int]) -> dict[str, Any]:
+def measure(settings: Settings) -> dict[str, Any]:
   """All four, with a progress bar."""
-  width, depth = _WIDTH.value, _DEPTH.value
-  with app.progress(total=13 + 2 * len(depths)) as bar:
+  c = settings
+  total = 3 + 2 * c.compilations + 2 * len(c.depths)
+  with app.progress(total=total) as bar:
 
     def do(name: str, f: Callable[..., Any], *args: Any) -> Any:
       bar.set_description(name, refresh=False)
@@ -149,21 +163,21 @@ def measure(depths: Sequence[int]) -> dict[str, Any]:
       bar.update()
       return result
 
-    sweep = do("sweep", sweep_speedup, width, depth, _MEMBERS.value, _STEPS.value)
+    sweep = do("sweep", sweep_speedup, c.width, c.depth, c.members, c.steps)
     overhead = [
-      do("update", transformation_overhead, 256, depth, _REPEATS.value) for _ in range(2)
+      do("update", transformation_overhead, 256, c.depth, c.repeats) for _ in range(2)
     ]
     seconds = {8: [], 1024: []}
-    for _ in range(5):
-      for size in seconds:
-        seconds[size].append(do(f"compile {size}", compile_seconds, width, size))
-    medians = {size: statistics.median(values) for size, values in seconds.items()}
+    for _ in range(c.compilations):
+      for size, times in seconds.items():
+        times.append(do(f"compile {size}", compile_seconds, c.width, size))
+    medians = {size: statistics.median(times) for size, times in seconds.items()}
     memory = {
       str(size): {
-        name: do(f"memory {size}", gradient_bytes, width, size, name == "remat")
+        name: do(f"memory {size}", gradient_bytes, c.width, size, name == "remat")
         for name in ("plain", "remat")
       }
-      for size in depths
+      for size in c.depths
     }
   return {
     "sweep_speedup": sweep["speedup"],
@@ -187,24 +201,22 @@ def show(summary: dict[str, Any]) -> None:
   Console().print(table)
 
 
-def main(argv: Sequence[str]) -> None:
-  """Runs the benchmark that the flags describe."""
-  del argv
-  depths = reading.integers(_DEPTHS.value, "depths")
-  config = {"depths": depths}
-  for flag in (_WIDTH, _DEPTH, _MEMBERS, _STEPS, _REPEATS):
-    reading.positive(flag.value, flag.name)
-    config[flag.name] = flag.value
-  if _STEPS.value < 8:
-    raise dmup.DepthMupError(f"--steps={_STEPS.value}: expected at least 8, to time some")
-  workdir = Workdir(_WORKDIR.value, config)
+def run(settings: Settings, path: str | None) -> None:
+  """Measures into a work directory, or shows what is there."""
+  workdir = Workdir(path, dataclasses.asdict(settings))
   summary = workdir.summary()
   if summary is not None:
     print(f"already done: {workdir.path}")
   else:
-    summary = measure(depths)
+    summary = measure(settings)
     workdir.write_summary(summary)
   show(summary)
+
+
+def main(argv: Sequence[str]) -> None:
+  """Runs the benchmark."""
+  del argv
+  run(Settings(), reading.WORKDIR.value)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,6 @@ from flax_depthmup import DepthMupError
 from flax_depthmup.diagnostics import transfer_verdict
 from flax_depthmup.sweeps import ChunkDone, run_sweep
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for results.")
 _DATASET = flags.DEFINE_string("dataset", "digits", "digits, mnist or cifar10.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the official files.")
 _PARAMETRIZATIONS = flags.DEFINE_list(
@@ -235,7 +234,7 @@ def main(argv: Sequence[str]) -> None:
   config = config_from_flags()
   reading.positive(_CHUNK.value, "chunk")
   dataset = data.load(config.dataset, config.data_dir)
-  workdir = Workdir(_WORKDIR.value, dataclasses.asdict(config))
+  workdir = Workdir(reading.WORKDIR.value, dataclasses.asdict(config))
   summary = workdir.summary()
   if summary is not None:
     print(f"already done: {workdir.path}")

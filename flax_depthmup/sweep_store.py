@@ -25,11 +25,15 @@ from flax_depthmup.errors import DepthMupError
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-  """Losses [wave, steps] and divergence [wave] of the members [wave]."""
+  """Losses [wave, steps] and divergence [wave] of the members [wave].
+
+  `lanes` is the size of the wave with its padding, that of the saved state.
+  """
 
   members: np.ndarray
   losses: np.ndarray
   diverged: np.ndarray
+  lanes: int
 
 
 class SweepStore:
@@ -84,8 +88,8 @@ class SweepStore:
   def _read(self, path: pathlib.Path) -> Finished:
     try:
       with path.open("rb") as raw, np.load(raw) as file:
-        found = Finished(file["members"], file["losses"], file["diverged"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        found = Finished(**{name: file[name] for name in file.files})
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
       raise DepthMupError(
         f"{path} cannot be read ({type(error).__name__}): it is truncated or no result "
         "of a sweep; delete it, and its members are trained again"
@@ -101,7 +105,7 @@ class SweepStore:
     return np.concatenate([[], *(f.members for f in self._finished)]).astype(int)
 
   def running(
-    self, wave: np.ndarray, state: Any
+    self, wave: np.ndarray, lanes: int, state: Any
   ) -> tuple[int, Any, np.ndarray, np.ndarray]:
     """(step, state, losses, diverged) that `wave` is to go on from.
 
@@ -113,8 +117,8 @@ class SweepStore:
     if path is None or not path.exists() or not (self._directory / "state").exists():
       return fresh
     so_far = self._read(path)
-    if not np.array_equal(so_far.members, wave):  # another number of devices
-      return fresh
+    if not np.array_equal(so_far.members, wave) or so_far.lanes != lanes:
+      return fresh  # another number of devices laid the members out
     from flax_depthmup import checkpoint  # orbax is slow to import
 
     found = self._open().latest(checkpoint.abstract(state))
@@ -124,25 +128,26 @@ class SweepStore:
     losses[:, :step] = so_far.losses[:, :step]
     return step, state, losses, np.array(note["diverged"])
 
-  def flush(self, wave: np.ndarray, losses: np.ndarray, diverged: np.ndarray) -> None:
+  def flush(self, running: Finished) -> None:
     """Writes the losses so far of the wave in training."""
-    self._running = Finished(wave, losses, diverged)
     if self._directory is not None:
-      self._write(self._directory / "running.npz", self._running)
+      self._write(self._directory / "running.npz", running)
 
-  def save(self, step: int, state: Any, wave: np.ndarray) -> None:
-    """Saves the state of the wave in training."""
+  def save(self, step: int, state: Any, running: Finished) -> None:
+    """Saves the state of the wave in training, after a `flush`."""
     if self._directory is None:
       return
-    note = {"members": wave.tolist(), "diverged": self._running.diverged.tolist()}
+    note = {
+      "members": running.members.tolist(),
+      "diverged": running.diverged.tolist(),
+    }
     self._open().save(step, state, note)
 
-  def finish(self, wave: np.ndarray, losses: np.ndarray, diverged: np.ndarray) -> None:
+  def finish(self, wave: Finished) -> None:
     """Writes the losses of a finished wave, and drops its state."""
     if self._directory is None:
       return
-    path = self._directory / f"members_{wave[0]:05d}.npz"
-    self._write(path, Finished(wave, losses, diverged))
+    self._write(self._directory / f"members_{wave.members[0]:05d}.npz", wave)
     if self._checkpoints is not None:
       self._checkpoints.clear()
 

@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding
 
 from flax_depthmup.errors import DepthMupError
-from flax_depthmup.sweep_store import SweepStore
+from flax_depthmup.sweep_store import Finished, SweepStore
 
 Member = dict[str, jax.Array]  # one value of every swept quantity
 Init = Callable[[Member, Any], Any]  # (member, data) -> state
@@ -209,7 +209,7 @@ class _Engine:
     padded = {name: np.pad(v, (0, pad), mode="edge") for name, v in members.items()}
     members = jax.device_put(padded, self._split)
     state = self._init(members, self._data)
-    start, state, losses, diverged = store.running(wave, state)
+    start, state, losses, diverged = store.running(wave, self.wave, state)
     last_save = time.monotonic()
     if start:
       done = self._report(wave, start, start, losses, diverged)
@@ -223,11 +223,12 @@ class _Engine:
         new, finite = np.asarray(new), np.asarray(finite)
         losses[:, start:stop] = new[:real, : stop - start]
         diverged |= ~finite[:real]
-      store.flush(wave, losses[:, :stop], diverged)
+      running = Finished(wave, losses[:, :stop], diverged, self.wave)
+      store.flush(running)
       if stop == self._steps:
-        store.finish(wave, losses, diverged)
+        store.finish(running)
       elif time.monotonic() - last_save >= store.save_seconds:
-        store.save(stop, state, wave)
+        store.save(stop, state, running)
         last_save = time.monotonic()
       yield self._report(wave, stop, stop - start, losses, diverged)
       start = stop

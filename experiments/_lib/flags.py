@@ -2,8 +2,13 @@
 
 import math
 
+from absl import flags
+
 import flax_depthmup as dmup
 from flax_depthmup import DepthMupError
+
+#: Shared by every entry point.
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder for results.")
 
 PRESETS = {
   "standard": dmup.standard,
