@@ -8,6 +8,8 @@ from flax_depthmup.axes import Kind
 from flax_depthmup.axes import Role
 from flax_depthmup.classify import Regime
 from flax_depthmup.classify import classify
+from flax_depthmup.diagnostics import fit_optimum
+from flax_depthmup.diagnostics import transfer_verdict
 from flax_depthmup.errors import DepthMupError
 from flax_depthmup.initializers import normal
 from flax_depthmup.initializers import with_axes
@@ -38,5 +40,54 @@ from flax_depthmup.residual import Residual
 from flax_depthmup.residual import ResidualStack
 from flax_depthmup.scales import Scales
 from flax_depthmup.scales import resolve
+from flax_depthmup.sweeps import ChunkDone
+from flax_depthmup.sweeps import SweepResult
+from flax_depthmup.sweeps import run_sweep
 from flax_depthmup.transforms import scale_by_parametrization
 from flax_depthmup.transforms import trainable
+
+__all__ = [
+  "Axes",
+  "Axis",
+  "ChunkDone",
+  "Dense",
+  "DepthMupError",
+  "Embed",
+  "Kind",
+  "Parametrization",
+  "Readout",
+  "Regime",
+  "Residual",
+  "ResidualMLP",
+  "ResidualStack",
+  "Role",
+  "STANDARD",
+  "Scales",
+  "SweepResult",
+  "TABLE_3",
+  "TABLE_8",
+  "TABLE_9",
+  "WidthRule",
+  "abstract_init",
+  "adam",
+  "adamw",
+  "classify",
+  "complete_p",
+  "depth_mup",
+  "depthwise",
+  "fit_optimum",
+  "init",
+  "mean_subtraction",
+  "mup",
+  "normal",
+  "ode",
+  "resolve",
+  "run_sweep",
+  "scale_by_parametrization",
+  "scales_of",
+  "sgd",
+  "standard",
+  "trainable",
+  "transfer_verdict",
+  "with_axes",
+]

@@ -80,6 +80,11 @@ class Annotated(struct.PyTreeNode, nn.meta.AxisMetadata):
     )
 
 
+@jax.tree_util.register_static
+class TracedScales(Scales):
+  """`Scales` that a traced function may return: a static node instead of a leaf."""
+
+
 def is_annotated(node: Any) -> bool:
   """Whether a node of a tree is a box."""
   return isinstance(node, Annotated)
@@ -173,16 +178,20 @@ def init(model: nn.Module, key: jax.Array, *inputs: Any, **kwargs: Any) -> tuple
 
   Returns:
     (params, scales): `params` is what goes into `model.apply({"params": params},
-    ...)`. `scales` is Python data, a `Scales` in the place of each array, so
-    under `jax.jit` and `jax.eval_shape` let the traced function return
-    `init(...)[0]`, and take the scales from `abstract_init`.
+    ...)`; `scales` holds a `Scales` in the place of each array, a leaf to jax's
+    tree functions. Inside `jax.eval_shape` and `jax.jit` it is a `TracedScales`,
+    which the traced function may return and which every function of this
+    library takes as well.
 
   Raises:
     DepthMupError: a parameter carries no annotation, or the model has
       collections besides its parameters.
   """
   scales = abstract_init(model, key, *inputs, **kwargs)[1]
-  return nn.meta.unbox(model.init(key, *inputs, **kwargs)["params"]), scales
+  params = nn.meta.unbox(model.init(key, *inputs, **kwargs)["params"])
+  if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(params)):
+    scales = jax.tree.map(lambda s: TracedScales(**vars(s)), scales)
+  return params, scales
 
 
 def abstract_init(

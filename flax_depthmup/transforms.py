@@ -73,7 +73,7 @@ def scale_by_parametrization(
 def trainable(scales: Any) -> Any:
   """The tree of booleans that is False for frozen parameters: a mask for optax."""
   _by_name(scales)  # names what is no Scales
-  return jax.tree.map(lambda s: s.trainable, scales)
+  return jax.tree.map(lambda s: s.trainable, scales, is_leaf=is_scales)
 
 
 def _by_name(scales: Any) -> dict[str, Scales]:
@@ -91,8 +91,13 @@ def _by_name(scales: Any) -> dict[str, Scales]:
 
 def named_leaves(tree: Any) -> list[tuple[str, Any]]:
   """(name, leaf) of every leaf; the holes that optax's masks leave are none."""
-  paths = jax.tree_util.tree_leaves_with_path(tree)
+  paths = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_scales)
   return [(path_name(path), leaf) for path, leaf in paths]
+
+
+def is_scales(node: Any) -> bool:
+  """Whether a node of a tree is a `Scales`, also one that came through a trace."""
+  return isinstance(node, Scales)
 
 
 def path_name(path: Any) -> str:

@@ -55,12 +55,20 @@ def test_under_eval_shape_and_jit():
   model, key = residual_mlp(P), jax.random.key(0)
   params, scales = dmup.init(model, key, inputs())
   shapes = jax.eval_shape(lambda k, x: dmup.init(model, k, x)[0], key, inputs())
+  both = jax.eval_shape(lambda k, x: dmup.init(model, k, x), key, inputs())
+  assert both[0] == shapes
+  traced = jax.tree.leaves(both[1], is_leaf=lambda s: isinstance(s, dmup.Scales))
+  assert [vars(s) for s in traced] == [vars(s) for s in jax.tree.leaves(scales)]
+  tx = [dmup.adam(0.1, s) for s in (scales, both[1])]
+  updates = [t.update(params, t.init(params), params)[0] for t in tx]
+  jax.tree.map(np.testing.assert_array_equal, *updates)
+  assert jax.tree.leaves(dmup.trainable(both[1])) == [True] * 3
   abstract, again = dmup.abstract_init(model, key, inputs())
   assert shapes == abstract == jax.eval_shape(lambda: params)
   assert again == scales
   # Inputs need no values either.
   assert dmup.abstract_init(model, key, jax.eval_shape(inputs)) == (abstract, scales)
-  jitted = jax.jit(lambda k: dmup.init(model, k, inputs())[0])(key)
+  jitted = jax.jit(lambda k: dmup.init(model, k, inputs()))(key)[0]
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), jitted, params)
 
 
