@@ -5,6 +5,7 @@ import warnings
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 
@@ -22,7 +23,7 @@ class Checkpoints:
     self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
 
   def save(self, step: int, state: Any, note: dict[str, Any]) -> None:
-    """Writes a tree of arrays and a note that JSON can hold; returns when durable."""
+    """Writes a tree of arrays and a note that JSON can hold; returns when written."""
     items = {"state": ocp.args.StandardSave(state), "note": ocp.args.JsonSave(note)}
     self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
@@ -50,11 +51,6 @@ class Checkpoints:
       return step, found["state"], found["note"]
     return None
 
-  def clear(self) -> None:
-    """Deletes every save."""
-    for step in self._manager.all_steps():
-      self._manager.delete(step)
-
   def close(self) -> None:
     """Ends the threads of the manager."""
     self._manager.close()
@@ -62,6 +58,10 @@ class Checkpoints:
 
 def abstract(state: Any) -> Any:
   """Shapes, dtypes and shardings of a tree of arrays."""
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
-  )
+
+  def describe(x: Any) -> Any:
+    if isinstance(x, np.ndarray):
+      return x  # restored as numpy
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+
+  return jax.tree.map(describe, state)

@@ -2,10 +2,11 @@
 
   sweep.json            what the sweep is; another sweep is refused
   members_00000.npz     losses of finished members, one file a wave
-  running.npz           losses so far of the wave in training
-  state/                its newest saved state
+  running.npz           losses so far of the wave in training, to look at
+  state/                its newest saved state, with the losses up to there
 
-Every file is replaced whole. Layer: `checkpoint`.
+Every file is replaced whole; a state and its losses are saved together, so no
+two files have to agree. Layer: `checkpoint`.
 """
 
 import dataclasses
@@ -15,8 +16,8 @@ import os
 import pathlib
 import shutil
 import zipfile
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import IO, Any
 
 import numpy as np
 
@@ -24,16 +25,12 @@ from flax_depthmup.errors import DepthMupError
 
 
 @dataclasses.dataclass(frozen=True)
-class Finished:
-  """Losses [wave, steps] and divergence [wave] of the members [wave].
-
-  `lanes` is the size of the wave with its padding, that of the saved state.
-  """
+class Wave:
+  """Losses [wave, steps so far] and divergence [wave] of the members [wave]."""
 
   members: np.ndarray
   losses: np.ndarray
   diverged: np.ndarray
-  lanes: int
 
 
 class SweepStore:
@@ -42,35 +39,27 @@ class SweepStore:
   def __init__(
     self,
     directory: str | pathlib.Path | None,
-    members: dict[str, np.ndarray],
-    steps: int,
-    config: dict[str, Any],
+    identity: dict[str, Any],
     save_seconds: float,
   ):
     self.save_seconds = save_seconds
-    self._steps = steps
     self._directory = None if directory is None else pathlib.Path(directory)
-    self._checkpoints = None
-    self._finished: list[Finished] = []
+    self._checkpoints: dict[str, Any] = {}
+    self._finished: list[Wave] = []
     if self._directory is None:
       return
-    self._directory.mkdir(parents=True, exist_ok=True)
-    values = {
-      name: hashlib.sha256(f"{v.dtype}{v.shape}".encode() + v.tobytes()).hexdigest()
-      for name, v in members.items()
-    }
-    identity = {"steps": steps, "members": values, "config": config}
     try:
       identity = json.loads(json.dumps(identity))
     except TypeError as error:
-      raise DepthMupError(f"config {config} cannot be written as JSON: {error}") from None
+      raise DepthMupError(f"config cannot be written as JSON: {error}") from None
+    self._directory.mkdir(parents=True, exist_ok=True)
     self._claim(identity)
-    self._finished = [self._read(p) for p in sorted(self._directory.glob("members_*.npz"))]
+    self._finished = [_read(p) for p in sorted(self._directory.glob("members_*.npz"))]
 
   def _claim(self, identity: dict[str, Any]) -> None:
     path = self._directory / "sweep.json"
     if not path.exists():
-      replace(path, json.dumps(identity, indent=1).encode())
+      replace(path, lambda file: file.write(json.dumps(identity, indent=1).encode()))
       return
     try:
       found = json.loads(path.read_text())
@@ -85,18 +74,7 @@ class SweepStore:
           f"{identity[key]}; use another directory, or delete that one"
         )
 
-  def _read(self, path: pathlib.Path) -> Finished:
-    try:
-      with path.open("rb") as raw, np.load(raw) as file:
-        found = Finished(**{name: file[name] for name in file.files})
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-      raise DepthMupError(
-        f"{path} cannot be read ({type(error).__name__}): it is truncated or no result "
-        "of a sweep; delete it, and its members are trained again"
-      ) from None
-    return found
-
-  def finished(self) -> Iterator[Finished]:
+  def finished(self) -> Iterator[Wave]:
     """What former calls have finished."""
     return iter(self._finished)
 
@@ -105,75 +83,101 @@ class SweepStore:
     return np.concatenate([[], *(f.members for f in self._finished)]).astype(int)
 
   def running(
-    self, wave: np.ndarray, lanes: int, state: Any
+    self, wave: Wave, lanes: int, state: Any
   ) -> tuple[int, Any, np.ndarray, np.ndarray]:
-    """(step, state, losses, diverged) that `wave` is to go on from.
+    """(step, state, losses, diverged) that a wave is to go on from.
 
-    `state` is the initial one; it is what comes back when nothing was saved.
+    Args:
+      wave: at its start, with losses of shape [wave, steps].
+      lanes: size of the wave with its padding, that of the state.
+      state: the initial one; it is what comes back when nothing was saved.
     """
-    losses = np.full((len(wave), self._steps), np.nan, np.float32)
-    fresh = 0, state, losses, np.zeros(len(wave), bool)
-    path = self._directory and self._directory / "running.npz"
-    if path is None or not path.exists() or not (self._directory / "state").exists():
+    fresh = 0, state, wave.losses, wave.diverged
+    if self._directory is None or not (self._directory / "state").exists():
       return fresh
-    so_far = self._read(path)
-    if not np.array_equal(so_far.members, wave) or so_far.lanes != lanes:
-      return fresh  # another number of devices laid the members out
     from flax_depthmup import checkpoint  # orbax is slow to import
 
-    found = self._open().latest(checkpoint.abstract(state))
-    if found is None or found[2]["members"] != wave.tolist():
+    abstract = checkpoint.abstract({"state": state, "losses": wave.losses})
+    found = self._open(wave, lanes).latest(abstract)
+    if found is None or found[2]["members"] != wave.members.tolist():
       return fresh
-    step, state, note = found
-    losses[:, :step] = so_far.losses[:, :step]
-    return step, state, losses, np.array(note["diverged"])
+    step, saved, note = found
+    return step, saved["state"], np.array(saved["losses"]), np.array(note["diverged"])
 
-  def flush(self, running: Finished) -> None:
-    """Writes the losses so far of the wave in training."""
+  def flush(self, wave: Wave) -> None:
+    """Writes the losses so far of the wave in training, for whoever looks."""
     if self._directory is not None:
-      self._write(self._directory / "running.npz", running)
+      _write(self._directory / "running.npz", wave)
 
-  def save(self, step: int, state: Any, running: Finished) -> None:
-    """Saves the state of the wave in training, after a `flush`."""
+  def save(self, step: int, wave: Wave, lanes: int, state: Any) -> None:
+    """Saves the state of the wave in training, with all its losses."""
     if self._directory is None:
       return
-    note = {
-      "members": running.members.tolist(),
-      "diverged": running.diverged.tolist(),
-    }
-    self._open().save(step, state, note)
+    note = {"members": wave.members.tolist(), "diverged": wave.diverged.tolist()}
+    saved = {"state": state, "losses": wave.losses}
+    self._open(wave, lanes).save(step, saved, note)
 
-  def finish(self, wave: Finished) -> None:
+  def finish(self, wave: Wave, lanes: int) -> None:
     """Writes the losses of a finished wave, and drops its state."""
     if self._directory is None:
       return
-    self._write(self._directory / f"members_{wave.members[0]:05d}.npz", wave)
-    if self._checkpoints is not None:
-      self._checkpoints.clear()
+    _write(self._directory / f"members_{wave.members[0]:05d}.npz", wave)
+    used = self._checkpoints.pop(self._name(wave, lanes), None)
+    if used is not None:
+      used.close()
+    shutil.rmtree(self._directory / "state" / self._name(wave, lanes), ignore_errors=True)
 
-  def close(self) -> None:
-    """The sweep is over: only results stay."""
-    if self._checkpoints is not None:
-      self._checkpoints.close()
-    if self._directory is not None:
+  def close(self, done: bool) -> None:
+    """Ends the writing; when the sweep is done, only results stay."""
+    for checkpoints in self._checkpoints.values():
+      checkpoints.close()
+    if self._directory is not None and done:
       shutil.rmtree(self._directory / "state", ignore_errors=True)
       (self._directory / "running.npz").unlink(missing_ok=True)
 
-  def _open(self) -> Any:
-    if self._checkpoints is None:
-      from flax_depthmup import checkpoint  # orbax is slow to import
+  def _name(self, wave: Wave, lanes: int) -> str:
+    """States of another layout over devices have other shapes: another folder."""
+    return f"{wave.members[0]:05d}-{len(wave.members)}-of-{lanes}"
 
-      self._checkpoints = checkpoint.Checkpoints(self._directory / "state")
-    return self._checkpoints
+  def _open(self, wave: Wave, lanes: int) -> Any:
+    from flax_depthmup import checkpoint  # orbax is slow to import
 
-  def _write(self, path: pathlib.Path, found: Finished) -> None:
-    temporary = path.with_suffix(".tmp.npz")
-    np.savez(temporary, **dataclasses.asdict(found))
-    os.replace(temporary, path)
+    name = self._name(wave, lanes)
+    if name not in self._checkpoints:
+      folder = self._directory / "state" / name
+      self._checkpoints[name] = checkpoint.Checkpoints(folder)
+    return self._checkpoints[name]
 
 
-def replace(path: pathlib.Path, content: bytes) -> None:
-  """Writes a file whole or not at all."""
+def fingerprint(arrays: list[Any]) -> str:
+  """A hash of arrays: dtypes, shapes and values."""
+  digest = hashlib.sha256()
+  for array in map(np.asarray, arrays):
+    digest.update(f"{array.dtype}{array.shape}".encode())
+    digest.update(np.ascontiguousarray(array).tobytes())
+  return digest.hexdigest()
+
+
+def replace(path: pathlib.Path, write: Callable[[IO[bytes]], Any]) -> None:
+  """Writes a file whole or not at all, also when the machine goes down."""
   temporary = path.with_name(path.name + ".tmp")
-  temporary.write_bytes(content)
+  with temporary.open("wb") as file:
+    write(file)
+    file.flush()
+    os.fsync(file.fileno())
   os.replace(temporary, path)
+
+
+def _write(path: pathlib.Path, wave: Wave) -> None:
+  replace(path, lambda file: np.savez(file, **vars(wave)))
+
+
+def _read(path: pathlib.Path) -> Wave:
+  try:
+    with path.open("rb") as raw, np.load(raw) as file:
+      return Wave(**{name: file[name] for name in file.files})
+  except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    raise DepthMupError(
+      f"{path} cannot be read ({type(error).__name__}): it is truncated or no result "
+      "of a sweep; delete it, and its members are trained again"
+    ) from None

@@ -19,12 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding
 
-from flax_depthmup.errors import DepthMupError
-from flax_depthmup.sweep_store import Finished, SweepStore
-
-Member = dict[str, jax.Array]  # one value of every swept quantity
-Init = Callable[[Member, Any], Any]  # (member, data) -> state
-Step = Callable[[Any, Member, jax.Array, Any], tuple[Any, jax.Array]]
+from flax_depthmup.parametrizations.base import check_size
+from flax_depthmup.sweep_program import Init, Step, check_members, program_text
+from flax_depthmup.sweep_store import SweepStore, Wave, fingerprint
 
 _AXIS = "sweep"
 
@@ -35,7 +32,7 @@ class SweepResult:
 
   Attributes:
     losses: [members, steps] float32, the loss of each step; nan from the chunk
-      after a member diverged on.
+      after the one that a member diverged in.
     diverged: [members] bool, a loss or the state was not finite.
   """
 
@@ -94,8 +91,9 @@ def run_sweep(
       None: 1 on CPU, where it is the fastest; elsewhere all.
     directory: where results and state are kept, so that an interrupted call,
       made again, continues with bitwise the same result. None keeps nothing.
-    config: whatever else determines the result, as JSON values: a call that
-      finds `directory` made under another one is refused.
+    config: a description to keep with the results, as JSON values. A call that
+      finds `directory` made under another config, members, data, or program
+      (the traced `init` and `step`) is refused.
     save_seconds: the state is saved after a chunk when so long has passed;
       finished members and the losses so far are flushed after every chunk.
     on_chunk: called after every chunk, also for what a former call had done.
@@ -105,18 +103,25 @@ def run_sweep(
       members of different lengths, a size that is not positive, a
       directory of another sweep or with an unreadable file.
   """
-  members = _check_members(members)
-  for name, value in (("steps", steps), ("chunk", chunk), ("per_device", per_device or 1)):
-    if not isinstance(value, int) or value < 1:
-      raise DepthMupError(f"{name}={value!r}: expected a whole number of at least 1")
+  members = check_members(members)
+  check_size(steps, "steps")
+  check_size(chunk, "chunk")
   count = len(next(iter(members.values())))
   devices = jax.local_devices()
   if per_device is None:
     per_device = 1 if devices[0].platform == "cpu" else -(-count // len(devices))
+  check_size(per_device, "per_device")
+  program = program_text(init, step, {k: v[0] for k, v in members.items()}, data)
+  identity = {
+    "steps": steps,
+    "members": {name: fingerprint([v]) for name, v in members.items()},
+    "config": dict(config or {}),
+    "program": fingerprint([np.bytes_(program)]),
+    "data": None if directory is None else fingerprint(jax.tree.leaves(data)),
+  }
+  store = SweepStore(directory, identity, save_seconds)
   devices = devices[: -(-count // per_device)]
-  _check_functions(init, step, {name: v[0] for name, v in members.items()}, data)
   engine = _Engine(init, step, data, devices, per_device, chunk, steps)
-  store = SweepStore(directory, members, steps, dict(config or {}), save_seconds)
   report = on_chunk or (lambda done: None)
 
   losses = np.full((count, steps), np.nan, np.float32)
@@ -126,52 +131,19 @@ def run_sweep(
     work = len(found.members) * steps
     report(ChunkDone(work, True, found.members, found.losses, found.diverged))
   left = np.setdiff1d(np.arange(count), store.finished_members())
-  for wave in np.split(left, range(engine.wave, len(left), engine.wave)):
-    if not len(wave):
-      continue
-    chosen = {name: values[wave] for name, values in members.items()}
-    for done in engine.train(wave, chosen, store):
-      report(done)
-    losses[wave], diverged[wave] = done.losses, done.diverged
-  store.close()
+  complete = False
+  try:
+    for wave in np.split(left, range(engine.wave, len(left), engine.wave)):
+      if not len(wave):
+        continue
+      chosen = {name: values[wave] for name, values in members.items()}
+      for done in engine.train(wave, chosen, store):
+        report(done)
+      losses[wave], diverged[wave] = done.losses, done.diverged
+    complete = True
+  finally:
+    store.close(done=complete)
   return SweepResult(losses, diverged)
-
-
-def _check_members(members: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  values = {name: np.asarray(v) for name, v in members.items()}
-  lengths = {name: v.shape[:1] for name, v in values.items()}
-  if not values or len(set(lengths.values())) != 1 or () in lengths.values():
-    raise DepthMupError(
-      f"members {lengths}: expected at least one name, each with the same number of values"
-    )
-  if next(iter(lengths.values())) == (0,):
-    raise DepthMupError("members are empty: give at least one value of each name")
-  return values
-
-
-def _check_functions(init: Init, step: Step, member: Member, data: Any) -> None:
-  """Raises unless `step` gives a state like the one it took, and a scalar loss."""
-  before = jax.eval_shape(init, member, data)
-  result = jax.eval_shape(step, before, member, jnp.int32(0), data)
-  if not isinstance(result, tuple) or len(result) != 2:
-    raise DepthMupError(
-      f"step gave {type(result).__name__} {result}; expected the pair (state, loss)"
-    )
-  after, loss = result
-  if not isinstance(loss, jax.ShapeDtypeStruct) or loss.shape:
-    raise DepthMupError(f"step gave the loss {loss}; expected a scalar array")
-  if jax.tree.structure(before) != jax.tree.structure(after):
-    raise DepthMupError(
-      f"step changes the tree of the state from {jax.tree.structure(before)} to "
-      f"{jax.tree.structure(after)}; it must give back what it takes"
-    )
-  leaves = zip(jax.tree.leaves_with_path(before), jax.tree.leaves(after), strict=True)
-  for (path, a), b in leaves:
-    if (a.shape, a.dtype) != (b.shape, b.dtype):
-      raise DepthMupError(
-        f"step changes state{jax.tree_util.keystr(path)} from {a.dtype}{list(a.shape)} "
-        f"to {b.dtype}{list(b.shape)}; it must keep shapes and dtypes"
-      )
 
 
 class _Engine:
@@ -209,33 +181,33 @@ class _Engine:
     padded = {name: np.pad(v, (0, pad), mode="edge") for name, v in members.items()}
     members = jax.device_put(padded, self._split)
     state = self._init(members, self._data)
-    start, state, losses, diverged = store.running(wave, self.wave, state)
+    losses = np.full((real, self._steps), np.nan, np.float32)
+    empty = Wave(wave, losses, np.zeros(real, bool))
+    start, state, losses, diverged = store.running(empty, self.wave, state)
     last_save = time.monotonic()
     if start:
-      done = self._report(wave, start, start, losses, diverged)
-      yield done
+      yield self._report(wave, start, start, losses, diverged)
     while start < self._steps:
       stop = min(start + self._chunk, self._steps)
       alive = np.pad(~diverged, (0, pad))  # the padding is not trained
       if alive.any():
         put = jax.device_put(alive, self._split)
         state, new, finite = self._train(state, members, put, start, stop, self._data)
-        new, finite = np.asarray(new), np.asarray(finite)
-        losses[:, start:stop] = new[:real, : stop - start]
-        diverged |= ~finite[:real]
-      running = Finished(wave, losses[:, :stop], diverged, self.wave)
-      store.flush(running)
+        losses[:, start:stop] = np.asarray(new)[:real, : stop - start]
+        diverged = diverged | ~np.asarray(finite)[:real]
       if stop == self._steps:
-        store.finish(running)
-      elif time.monotonic() - last_save >= store.save_seconds:
-        store.save(stop, state, running)
-        last_save = time.monotonic()
+        store.finish(Wave(wave, losses, diverged), self.wave)
+      else:
+        store.flush(Wave(wave, losses[:, :stop], diverged))
+        if time.monotonic() - last_save >= store.save_seconds:
+          store.save(stop, Wave(wave, losses, diverged), self.wave, state)
+          last_save = time.monotonic()
       yield self._report(wave, stop, stop - start, losses, diverged)
       start = stop
 
   def _report(self, wave, stop, new, losses, diverged) -> ChunkDone:
     done = stop == self._steps
-    return ChunkDone(new * len(wave), done, wave, losses[:, :stop], diverged)
+    return ChunkDone(new * len(wave), done, wave, losses[:, :stop].copy(), diverged.copy())
 
 
 def _map_members(f: Callable[..., Any], *trees: Any) -> Any:
