@@ -124,6 +124,8 @@ class Axes:
 
   def check_shape(self, shape: Sequence[int]) -> None:
     """Raises `DepthMupError` unless there is one axis name per axis of `shape`."""
+    if not isinstance(shape, Sequence):
+      raise DepthMupError(f'shape={shape!r} for axes "{self}": expected a tuple of sizes')
     if len(shape) != len(self.axes):
       raise DepthMupError(
         f'axes "{self}" name {len(self.axes)} axes but the parameter has shape '

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from flax_depthmup.axes import Axes, Role
+from flax_depthmup.checks import check_size
 from flax_depthmup.errors import DepthMupError
 from flax_depthmup.initializers import normal, with_axes
-from flax_depthmup.parametrizations.base import Parametrization, check_size
+from flax_depthmup.parametrizations.base import Parametrization
 from flax_depthmup.scales import resolve
 
 
@@ -46,18 +47,21 @@ class Dense(nn.Module):
     """Maps x of shape [..., *in sizes] to [..., *out sizes].
 
     Raises:
-      DepthMupError: the axes do not fit the shape of x or `features`.
+      DepthMupError: the axes do not fit the shape of x or `features`, or one is
+        stacked: `ResidualStack` and `nn.vmap` stack, a layer does not.
     """
     axes, p = Axes.parse(self.axes), self.parametrization
-    out = (self.features,) if isinstance(self.features, int) else tuple(self.features)
+    out = tuple(self.features) if isinstance(self.features, Sequence) else (self.features,)
     for size in out:
       check_size(size, "features")
     n_in = sum(axis.role is Role.IN for axis in axes.axes)
-    if not 0 < n_in <= x.ndim or n_in + len(out) != len(axes.axes):
+    n_out = sum(axis.role is Role.OUT for axis in axes.axes)
+    stacked = n_in + n_out < len(axes.axes)
+    if stacked or not 0 < n_in <= x.ndim or n_out != len(out):
       raise DepthMupError(
         f'Dense: axes "{axes}" do not fit an input of shape {x.shape} and '
         f"features={self.features}; name one in axis per trailing axis of the input "
-        "that is summed over, and one out axis per feature size"
+        "that is summed over, one out axis per feature size, and no stacked axis"
       )
     shape = x.shape[-n_in:] + out
     draw = normal(axes, p, folded=False, base_std=self.base_std, trainable=self.trainable)
@@ -176,7 +180,11 @@ def mean_subtraction(x: jax.Array) -> jax.Array:
 
 
 def scaled(x: jax.Array, multiplier: float | jax.Array) -> jax.Array:
-  """x * multiplier in the dtype of x; no operation where the multiplier is 1."""
+  """x * multiplier in the dtype of x; no operation where the multiplier is 1.
+
+  The product is taken in float32 at least: bfloat16 would round the multiplier.
+  """
   if isinstance(multiplier, float) and multiplier == 1.0:
     return x
-  return x * jnp.asarray(multiplier, x.dtype)
+  wide = jnp.promote_types(x.dtype, jnp.float32)
+  return (x * jnp.asarray(multiplier, wide)).astype(x.dtype)

@@ -11,12 +11,14 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import numpy as np
 from flax import linen as nn
 from flax import struct
 
 from flax_depthmup.axes import Axes, infinite
 from flax_depthmup.errors import DepthMupError
 from flax_depthmup.parametrizations.base import Parametrization
+from flax_depthmup.paths import path_name
 from flax_depthmup.scales import Scales, resolve
 
 
@@ -104,8 +106,8 @@ def mark_branch(boxed: Any, depth: int, parametrization: Parametrization) -> Any
     if box.depth is not None:
       raise DepthMupError(
         f"parameter {path_name(path)} is inside two residual branches, of stacks of "
-        f"{box.depth} and {depth} blocks; its depth factor is undefined, so do not "
-        "nest Residual or ResidualStack"
+        f"{box.depth} and {depth} blocks; its depth factor is undefined, so neither "
+        "nest stacks nor give one block instance to two of them"
       )
     if box.parametrization != parametrization:
       raise DepthMupError(
@@ -137,6 +139,8 @@ def scales_of(boxed_params: Any) -> Any:
       axis that no parameter has.
   """
   boxes = jax.tree_util.tree_leaves_with_path(boxed_params, is_leaf=is_annotated)
+  if not boxes:
+    raise DepthMupError("there are no parameters: give model.init(...)['params']")
   bare = [path_name(path) for path, box in boxes if not is_annotated(box)]
   if bare:
     raise DepthMupError(
@@ -160,11 +164,6 @@ def _check_base_sizes_used(boxes: list[Annotated]) -> None:
         f'base_width names the axis "{unused[0]}" but no parameter scales along it; '
         f"the axes of this model are {', '.join(names)}: correct the name or drop it"
       )
-
-
-def path_name(path: Any) -> str:
-  """A tree path as 'blocks/block/kernel'."""
-  return jax.tree_util.keystr(path, simple=True, separator="/") or "(the root)"
 
 
 def init(model: nn.Module, key: jax.Array, *inputs: Any, **kwargs: Any) -> tuple[Any, Any]:
@@ -202,7 +201,18 @@ def abstract_init(
     raise DepthMupError(f"model={model!r} is no linen module; give an instance of one")
   if not isinstance(key, jax.Array | dict):
     raise DepthMupError(f"key={key!r} is no random key; give jax.random.key(seed)")
-  variables = jax.eval_shape(lambda *a: model.init(*a, **kwargs), key, *inputs)
+  # Arrays become shapes; a flag such as train=True stays what it is.
+  leaves, tree = jax.tree.flatten((key, inputs, kwargs))
+  is_array = [isinstance(x, jax.Array | np.ndarray | jax.ShapeDtypeStruct) for x in leaves]
+
+  def make(arrays: list[Any]) -> Any:
+    given = iter(arrays)
+    full = [next(given) if a else x for x, a in zip(leaves, is_array, strict=True)]
+    key, inputs, kwargs = jax.tree.unflatten(tree, full)
+    return model.init(key, *inputs, **kwargs)
+
+  arrays = [x for x, a in zip(leaves, is_array, strict=True) if a]
+  variables = jax.eval_shape(make, arrays)
   others = sorted(set(variables) - {"params"})
   if "params" not in variables:
     raise DepthMupError(f"{type(model).__name__} has no parameters to scale")

@@ -3,7 +3,6 @@
 Layer: optax, mathematics; knows no flax.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -11,9 +10,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from flax_depthmup.checks import check_nonnegative, is_number
 from flax_depthmup.errors import DepthMupError
+from flax_depthmup.paths import path_name
 from flax_depthmup.scales import Scales
-from flax_depthmup.transforms import named_leaves, path_name, scale_by_parametrization
+from flax_depthmup.transforms import named_leaves, scale_by_parametrization
 
 LearningRate = float | jax.Array | Callable[[jax.Array], jax.Array]
 Decay = Literal[
@@ -93,13 +94,14 @@ def adamw(
     raise DepthMupError(
       f"decay={decay!r}: expected one of {', '.join(get_args(Decay))}; see adamw"
     )
-  traced = isinstance(weight_decay, jax.Array)
-  if not traced and not (_is_number(weight_decay) and 0 <= weight_decay < math.inf):
-    raise DepthMupError(f"weight_decay={weight_decay!r}: expected a number >= 0")
-  if (decay == "independent_peak") != (peak_learning_rate is not None):
+  if not isinstance(weight_decay, jax.Array):
+    check_nonnegative(weight_decay, "weight_decay")
+  peak = peak_learning_rate
+  given = is_number(peak) and peak > 0
+  if given != (decay == "independent_peak") or not (given or peak is None):
     raise DepthMupError(
-      f"decay={decay!r} with peak_learning_rate={peak_learning_rate!r}: give the peak "
-      'of the schedule with decay="independent_peak", and only then'
+      f"decay={decay!r} with peak_learning_rate={peak!r}: give the peak of the schedule, "
+      'a positive number, with decay="independent_peak", and only then'
     )
   q = _adam(scales, b1, b2, eps)
   if decay == "independent_peak":
@@ -117,26 +119,21 @@ def adamw(
 def _adam(scales: Any, b1: float, b2: float, eps: float):
   _check_decay_rate(b1, "b1")
   _check_decay_rate(b2, "b2")
+  if not isinstance(eps, jax.Array):
+    check_nonnegative(eps, "eps")
   return scale_by_parametrization(optax.scale_by_adam(b1, b2, eps), scales)
 
 
 def _check_decay_rate(value: Any, name: str) -> None:
   """A number in [0, 1); a traced one passes, its value is not known."""
-  if not isinstance(value, jax.Array) and not (_is_number(value) and 0 <= value < 1):
+  if not isinstance(value, jax.Array) and not (is_number(value) and 0 <= value < 1):
     raise DepthMupError(f"{name}={value!r}: expected a number in [0, 1)")
 
 
-def _is_number(value: Any) -> bool:
-  return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _with_rate(tx: optax.GradientTransformation, learning_rate: LearningRate):
-  rate = learning_rate
-  known = callable(rate) or isinstance(rate, jax.Array)
-  if not known and not (_is_number(rate) and 0 <= rate < math.inf):
-    raise DepthMupError(
-      f"learning_rate={rate!r}: expected a number of at least 0, or a schedule"
-    )
+  array = isinstance(learning_rate, jax.Array) and learning_rate.ndim == 0
+  if not callable(learning_rate) and not array:
+    check_nonnegative(learning_rate, "learning_rate")
   return optax.chain(tx, optax.scale_by_learning_rate(learning_rate))
 
 
@@ -174,7 +171,7 @@ def _add_decay(
 def _chosen(name: str, mask: dict[str, Any]) -> bool:
   """The mask's value for a parameter: its own, or that of a subtree it is in."""
   for prefix, value in mask.items():
-    if name == prefix or name.startswith(f"{prefix}/"):
+    if prefix in (name, "(the root)") or name.startswith(f"{prefix}/"):
       return bool(value)
   raise DepthMupError(
     f"mask says nothing of parameter {name}; give a tree of booleans like the "

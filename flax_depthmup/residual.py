@@ -4,21 +4,18 @@ Layer: flax, mathematics; no optax.
 """
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from flax import linen as nn
 
+from flax_depthmup.checks import check_size, is_number
 from flax_depthmup.errors import DepthMupError
 from flax_depthmup.layers import scaled
 from flax_depthmup.metadata import mark_branch, unmark_branch
-from flax_depthmup.parametrizations.base import (
-  Parametrization,
-  check_parametrization,
-  check_size,
-)
+from flax_depthmup.parametrizations.base import Parametrization, check_parametrization
 
 
 class Residual(nn.Module):
@@ -64,10 +61,15 @@ class Residual(nn.Module):
       mutable=self.is_mutable_collection("params"),
     )
     y = marked(self.block, x)
+    name = type(self.block).__name__
+    if not isinstance(y, jax.Array):
+      raise DepthMupError(
+        f"Residual: the block {name} gave {type(y).__name__}; a branch must give one array"
+      )
     if y.shape != x.shape:
       raise DepthMupError(
-        f"Residual: the block {type(self.block).__name__} maps {x.shape} to {y.shape}; "
-        "a branch must keep the shape of its input"
+        f"Residual: the block {name} maps {x.shape} to {y.shape}; a branch must keep the "
+        "shape of its input"
       )
     return x + scaled(y, self.multiplier * p.branch_multiplier(depth)).astype(x.dtype)
 
@@ -97,8 +99,11 @@ class ResidualStack(nn.Module):
   remat: bool = False
 
   @nn.compact
-  def __call__(self, x: jax.Array, *args: Any) -> jax.Array:
-    """Maps x through all blocks; `args` are given to each of them.
+  def __call__(self, x: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
+    """Maps x through all blocks; further arguments are given to each of them.
+
+    Arrays among `args` reach every block alike, other values (a flag such as
+    deterministic=True) stay Python values; `kwargs` take Python values only.
 
     Raises:
       DepthMupError: see `Residual`.
@@ -114,8 +119,14 @@ class ResidualStack(nn.Module):
       metadata_params={nn.PARTITION_NAME: "layers"},
     )
     block = self.block if isinstance(self.block, nn.Module) else _make(self.block)
-    blocks = scanned(block, self.depth, self.parametrization, self.multiplier)
-    return blocks(x, args)[0]
+    # A scan passes arrays; flags and the like go around it.
+    is_array = [isinstance(arg, jax.Array | np.ndarray) for arg in args]
+    arrays = tuple(a if is_a else None for a, is_a in zip(args, is_array, strict=True))
+    flags = tuple(None if is_a else a for a, is_a in zip(args, is_array, strict=True))
+    blocks = scanned(
+      block, self.depth, self.parametrization, self.multiplier, flags, kwargs
+    )
+    return blocks(x, arrays)[0]
 
 
 class _Step(nn.Module):
@@ -125,11 +136,14 @@ class _Step(nn.Module):
   depth: int
   parametrization: Parametrization
   multiplier: float | jax.Array
+  flags: tuple[Any, ...]
+  kwargs: dict[str, Any]
 
   @nn.compact
-  def __call__(self, x: jax.Array, args: tuple[Any, ...]) -> tuple[jax.Array, None]:
+  def __call__(self, x: jax.Array, arrays: tuple[Any, ...]) -> tuple[jax.Array, None]:
+    args = [f if a is None else a for a, f in zip(arrays, self.flags, strict=True)]
     residual = Residual(self.block, self.depth, self.parametrization, self.multiplier)
-    return residual(x, *args), None
+    return residual(x, *args, **self.kwargs), None
 
 
 def _make(block: Any) -> nn.Module:
@@ -148,8 +162,9 @@ def check_multiplier(a: Any) -> None:
 
   A traced scalar passes: its value is not known.
   """
-  if isinstance(a, jax.Array) and a.ndim == 0:
+  if isinstance(a, jax.core.Tracer) and a.ndim == 0:
     return
-  number = isinstance(a, int | float) and not isinstance(a, bool)
-  if not number or not math.isfinite(a) or a <= 0:
+  if isinstance(a, jax.Array) and a.ndim == 0:
+    a = a.item()
+  if not is_number(a) or a <= 0:
     raise DepthMupError(f"block multiplier a={a!r}: expected a positive number")

@@ -7,7 +7,7 @@ import dataclasses
 import math
 
 from flax_depthmup.axes import Axes, Kind, Role
-from flax_depthmup.errors import DepthMupError
+from flax_depthmup.checks import check_nonnegative, check_size
 from flax_depthmup.parametrizations.base import Parametrization, check_parametrization
 
 
@@ -22,8 +22,9 @@ class Scales:
     kind: input, hidden, output, vector or scalar.
     axes: the annotation, written "stacked | in -> out".
     shape: the shape these scales were resolved for.
-    init_std: standard deviation of the initialization. Biases and gains, which
-      start at a constant, are multiplied by it (1 except under Table 9).
+    init_std: standard deviation of the initialization; with `with_axes`, that
+      of an initializer of gain 1. Biases and gains, which start at a constant,
+      are multiplied by it (1 except under Table 9).
     multiplier: of the parameter in the forward pass; applied by our layers.
     gradient_factor: n^d (L/L0)^delta with delta = alpha: multiplies the
       gradient on its way into the optimizer's Q.
@@ -80,11 +81,13 @@ def resolve(
   check_parametrization(parametrization)
   axes, p = Axes.parse(axes), parametrization
   axes.check_shape(shape)
+  for size in shape:
+    check_size(size, f'a size of shape {tuple(shape)} for axes "{axes}"')
   row, base = p.row(axes), p.base_shape(axes, shape)
   if base_std is None:
     base_std = 1 / math.sqrt(axes.sizes(Role.IN, base))
-  elif not (math.isfinite(base_std) and base_std >= 0):
-    raise DepthMupError(f"base_std={base_std!r}: expected a finite number of at least 0")
+  else:
+    check_nonnegative(base_std, "base_std")
   m_in = axes.sizes(Role.IN, shape) / axes.sizes(Role.IN, base)
   m_out = axes.sizes(Role.OUT, shape) / axes.sizes(Role.OUT, base)
   m_depth = 1.0 if depth is None else p.depth_ratio(depth)

@@ -21,6 +21,8 @@ Step = Callable[[Any, Member, jax.Array, Any], tuple[Any, jax.Array]]
 
 def check_members(members: Mapping[str, Any]) -> dict[str, np.ndarray]:
   """Names and values as arrays; raises unless they are of one length, above 0."""
+  if not isinstance(members, Mapping):
+    raise DepthMupError(f"members={members!r}: expected a mapping from names to values")
   values = {name: np.asarray(v) for name, v in members.items()}
   lengths = {name: v.shape[:1] for name, v in values.items()}
   if not values or len(set(lengths.values())) != 1 or () in lengths.values():
@@ -34,6 +36,9 @@ def check_members(members: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 def program_text(init: Init, step: Step, member: Member, data: Any) -> str:
   """The program as a text; raises unless `step` keeps the state and gives a loss."""
+  for name, f in (("init", init), ("step", step)):
+    if not callable(f):
+      raise DepthMupError(f"{name}={f!r} is no function")
   first, before = jax.make_jaxpr(init, return_shape=True)(member, data)
   t = jax.ShapeDtypeStruct((), jnp.int32)
   second, result = jax.make_jaxpr(step, return_shape=True)(before, member, t, data)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding
 
-from flax_depthmup.parametrizations.base import check_size
+from flax_depthmup.checks import check_size
 from flax_depthmup.sweep_program import Init, Step, check_members, program_text
 from flax_depthmup.sweep_store import SweepStore, Wave, fingerprint
 
@@ -233,7 +233,7 @@ def _train_chunk(step: Step, chunk: int) -> Callable[..., Any]:
       def body(t, carry):
         state, losses = carry
         state, loss = step(state, member, t, data)
-        return state, losses.at[t - start].set(loss.astype(jnp.float32))
+        return state, losses.at[t - start].set(jnp.asarray(loss, jnp.float32))
 
       losses = jnp.full(chunk, jnp.nan, jnp.float32)
       state, losses = jax.lax.fori_loop(start, end, body, (state, losses))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from flax_depthmup.errors import DepthMupError
+from flax_depthmup.paths import path_name
 from flax_depthmup.scales import Scales
 
 
@@ -58,11 +59,11 @@ def scale_by_parametrization(
   inner = optax.with_extra_args_support(inner)
 
   def init_fn(params):
-    _check_matches(params, table, check_shapes=True)
+    _check_matches(params, table)
     return inner.init(params)
 
   def update_fn(updates, state, params=None, **extra_args):
-    _check_matches(updates, table, check_shapes=False)
+    _check_matches(updates, table)
     updates = _multiply(updates, table, "gradient_factor")
     updates, state = inner.update(updates, state, params, **extra_args)
     return _multiply(updates, table, "update_factor"), state
@@ -100,12 +101,7 @@ def is_scales(node: Any) -> bool:
   return isinstance(node, Scales)
 
 
-def path_name(path: Any) -> str:
-  """A tree path as "stack/block/dense_0/kernel"."""
-  return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def _check_matches(tree: Any, table: dict[str, Scales], check_shapes: bool) -> None:
+def _check_matches(tree: Any, table: dict[str, Scales]) -> None:
   """Raises unless the leaves of `tree` are parameters of `table`.
 
   All of them, unless optax masked some: then those that are left.
@@ -118,7 +114,7 @@ def _check_matches(tree: Any, table: dict[str, Scales], check_shapes: bool) -> N
         f"which holds {len(table)} parameters, first {next(iter(table))}; pass the "
         "parameters and the scales of the same dmup.init"
       )
-    if check_shapes and tuple(jnp.shape(leaf)) != table[name].shape:
+    if tuple(jnp.shape(leaf)) != table[name].shape:
       raise DepthMupError(
         f"parameter {name} has shape {tuple(jnp.shape(leaf))} but its scales were "
         f"resolved for {table[name].shape}; pass the scales of this size's dmup.init"
@@ -143,6 +139,11 @@ def _has_holes(tree: Any) -> bool:
 def _multiply(tree: Any, table: dict[str, Scales], factor: str) -> Any:
   def scale(path, x):
     value = getattr(table[path_name(path)], factor)
-    return x if value == 1 else x * jnp.asarray(value, x.dtype)
+    if value == 1:
+      return x
+    if value == 0:
+      return jnp.zeros_like(x)  # frozen, also where the gradient is not finite
+    wide = jnp.promote_types(x.dtype, jnp.float32)  # bfloat16 would round the factor
+    return (x * jnp.asarray(value, wide)).astype(x.dtype)
 
   return jax.tree_util.tree_map_with_path(scale, tree)

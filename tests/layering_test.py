@@ -9,11 +9,20 @@ ROOT = pathlib.Path(__file__).parents[1]
 FRAMEWORKS = {"jax", "flax", "optax", "orbax", "absl", "numpy"}
 
 #: Room -> the frameworks its files may import. A room is a module, or a folder.
-MATHEMATICS = ["errors", "axes", "exponents", "classify", "parametrizations", "scales"]
+MATHEMATICS = [
+  "errors",
+  "checks",
+  "axes",
+  "exponents",
+  "classify",
+  "parametrizations",
+  "scales",
+]
 LINEN = ["metadata", "initializers", "layers", "residual", "models"]
 ALLOWED = {
   **{room: set() for room in MATHEMATICS},
-  **{room: {"jax", "flax"} for room in LINEN},
+  "paths": {"jax"},
+  **{room: {"jax", "flax", "numpy"} for room in LINEN},
   "transforms": {"jax", "optax"},
   "optimizers": {"jax", "optax"},
   "checkpoint": {"jax", "numpy", "orbax"},

@@ -7,13 +7,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from flax_depthmup.checks import check_size
 from flax_depthmup.errors import DepthMupError
 from flax_depthmup.layers import Dense, Readout, mean_subtraction
-from flax_depthmup.parametrizations.base import (
-  Parametrization,
-  check_parametrization,
-  check_size,
-)
+from flax_depthmup.parametrizations.base import Parametrization, check_parametrization
 from flax_depthmup.residual import ResidualStack
 
 Activation = str | Callable[[jax.Array], jax.Array]
@@ -76,12 +73,12 @@ class ResidualMLP(nn.Module):
     check_parametrization(self.parametrization)
     for name in ("width", "depth", "outputs", "block_depth"):
       check_size(getattr(self, name), name)
-    if not callable(self.activation) and self.activation not in ACTIVATIONS:
+    if not callable(self.activation) and self.activation not in tuple(ACTIVATIONS):
       raise DepthMupError(
         f"activation={self.activation!r}: expected one of {', '.join(ACTIVATIONS)}, "
         "or a callable"
       )
-    if self.norm is not None and self.norm not in NORMS:
+    if self.norm is not None and self.norm not in tuple(NORMS):
       raise DepthMupError(f"norm={self.norm!r}: expected None or one of {', '.join(NORMS)}")
 
   @nn.compact

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flax_depthmup.axes import Axes, Kind, Role, infinite, kind_of
+from flax_depthmup.checks import check_size
 from flax_depthmup.classify import Regime, classify
 from flax_depthmup.errors import DepthMupError
 from flax_depthmup.exponents import Exponent, as_exponent
@@ -56,13 +57,12 @@ class Parametrization:
         "TABLE_9 or STANDARD"
       )
     check_size(self.base_depth, "base_depth")
+    set_field(self, "base_depth", int(self.base_depth))
     if isinstance(self.base_width, Mapping | tuple):
-      sizes = dict(self.base_width)
-      for name, size in sizes.items():
-        check_size(size, f"base_width[{name!r}]")
-      set_field(self, "base_width", tuple(sorted(sizes.items())))  # hashable
+      set_field(self, "base_width", _named_sizes(self.base_width))
     else:
       check_size(self.base_width, "base_width")
+      set_field(self, "base_width", int(self.base_width))
 
   @property
   def base_sizes(self) -> dict[str, int]:
@@ -136,8 +136,17 @@ def check_parametrization(value: Any) -> None:
     )
 
 
-def check_size(value: Any, name: str) -> None:
-  """Raises `DepthMupError` unless `value` is a positive whole number."""
-  whole = isinstance(value, int) and not isinstance(value, bool)
-  if not whole or value < 1:
-    raise DepthMupError(f"{name}={value!r}: expected a whole number of at least 1")
+def _named_sizes(sizes: Any) -> tuple[tuple[str, int], ...]:
+  """A mapping from axis name to base size, hashable."""
+  try:
+    sizes = dict(sizes)
+  except (TypeError, ValueError):
+    sizes = {}
+  if not sizes or not all(isinstance(name, str) for name in sizes):
+    raise DepthMupError(
+      f"base_width={sizes!r}: expected one size, or a mapping from axis names to sizes "
+      'with at least one, such as {"embed": 256, "mlp": 1024}'
+    )
+  for name, size in sizes.items():
+    check_size(size, f"base_width[{name!r}]")
+  return tuple(sorted((name, int(size)) for name, size in sizes.items()))
