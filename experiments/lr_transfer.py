@@ -19,6 +19,7 @@ under "transfer") and lr_transfer.png. Interrupted, the same command continues.
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -108,6 +109,8 @@ class Config:
         f"--window={self.window} is longer than --steps={self.steps}; average over at "
         "most all steps"
       )
+    if max(map(abs, self.log2_lrs)) > 126:
+      raise DepthMupError("--log2_lrs: 2^-126 to 2^126 are the rates of float32")
     if self.optimizer not in classification.OPTIMIZERS:
       known = ", ".join(classification.OPTIMIZERS)
       raise DepthMupError(f"--optimizer={self.optimizer}: expected one of {known}")
@@ -122,7 +125,7 @@ class Config:
     return dmup.ResidualMLP(
       width=self.width,
       depth=depth,
-      outputs=10,
+      outputs=data.CLASSES,
       parametrization=reading.parametrization(name, self.base_width, self.base_depth),
       block_depth=self.block_depth,
       activation=self.activation,
@@ -212,6 +215,8 @@ class Sweeps:
   ) -> None:
     for i, losses, diverged in zip(done.members, done.losses, done.diverged, strict=True):
       rate, seed = self._members[i]
+      # In float64: losses near float32's largest would sum to infinity.
+      loss = float(np.mean(losses[-self._config.window :], dtype=np.float64))
       self.records.append(
         {
           "parametrization": name,
@@ -221,8 +226,8 @@ class Sweeps:
           "depth": depth,
           "log2_lr": rate,
           "seed": seed,
-          "loss": float(np.mean(losses[-self._config.window :])),
-          "diverged": bool(diverged),
+          "loss": loss,
+          "diverged": bool(diverged) or not math.isfinite(loss),
         }
       )
     self._workdir.write_results(self.records)
@@ -236,7 +241,7 @@ def main(argv: Sequence[str]) -> None:
   dataset = data.load(config.dataset, config.data_dir)
   workdir = Workdir(reading.WORKDIR.value, dataclasses.asdict(config))
   summary = workdir.summary()
-  if summary is not None:
+  if summary is not None and "transfer" in summary:
     print(f"already done: {workdir.path}")
     transfer_table.show(summary["transfer"])
     return

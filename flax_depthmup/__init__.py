@@ -40,6 +40,7 @@ from flax_depthmup.residual import Residual
 from flax_depthmup.residual import ResidualStack
 from flax_depthmup.scales import Scales
 from flax_depthmup.scales import resolve
+from flax_depthmup.sweep_program import Member
 from flax_depthmup.sweeps import ChunkDone
 from flax_depthmup.sweeps import SweepResult
 from flax_depthmup.sweeps import run_sweep
@@ -54,6 +55,7 @@ __all__ = [
   "DepthMupError",
   "Embed",
   "Kind",
+  "Member",
   "Parametrization",
   "Readout",
   "Regime",

@@ -52,9 +52,16 @@ class SweepStore:
       identity = json.loads(json.dumps(identity))
     except TypeError as error:
       raise DepthMupError(f"config cannot be written as JSON: {error}") from None
-    self._directory.mkdir(parents=True, exist_ok=True)
+    try:
+      self._directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+      raise DepthMupError(
+        f"directory={directory} cannot be made: {error.strerror}; give another"
+      ) from None
     self._claim(identity)
-    self._finished = [_read(p) for p in sorted(self._directory.glob("members_*.npz"))]
+    count, steps = identity["count"], identity["steps"]
+    paths = sorted(self._directory.glob("members_*.npz"))
+    self._finished = [_read(path, count, steps) for path in paths]
 
   def _claim(self, identity: dict[str, Any]) -> None:
     path = self._directory / "sweep.json"
@@ -64,9 +71,11 @@ class SweepStore:
     try:
       found = json.loads(path.read_text())
     except ValueError:
+      found = None
+    if not isinstance(found, dict):
       raise DepthMupError(
-        f"{path} is no JSON: not a sweep's directory, or damaged; use another directory"
-      ) from None
+        f"{path} is no JSON object: not a sweep's directory, or damaged; use another"
+      )
     for key in identity:
       if found.get(key) != identity[key]:
         raise DepthMupError(
@@ -172,12 +181,17 @@ def _write(path: pathlib.Path, wave: Wave) -> None:
   replace(path, lambda file: np.savez(file, **vars(wave)))
 
 
-def _read(path: pathlib.Path) -> Wave:
+def _read(path: pathlib.Path, count: int, steps: int) -> Wave:
   try:
     with path.open("rb") as raw, np.load(raw) as file:
-      return Wave(**{name: file[name] for name in file.files})
+      found = Wave(**{name: file[name] for name in file.files})
+    whole = found.losses.shape == (len(found.members), steps)
+    why = "" if whole and max(found.members) < count else "other members or steps"
   except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    why = type(error).__name__
+  if why:
     raise DepthMupError(
-      f"{path} cannot be read ({type(error).__name__}): it is truncated or no result "
-      "of a sweep; delete it, and its members are trained again"
-    ) from None
+      f"{path} cannot be read ({why}): it is truncated or no result of this sweep; delete "
+      "it, and its members are trained again"
+    )
+  return found

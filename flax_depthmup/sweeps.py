@@ -113,7 +113,8 @@ def run_sweep(
   check_size(per_device, "per_device")
   program = program_text(init, step, {k: v[0] for k, v in members.items()}, data)
   identity = {
-    "steps": steps,
+    "steps": int(steps),
+    "count": count,
     "members": {name: fingerprint([v]) for name, v in members.items()},
     "config": dict(config or {}),
     "program": fingerprint([np.bytes_(program)]),

@@ -56,6 +56,44 @@ CALLS = {
     lambda: dmup.adamw(1.0, scales(), weight_decay="much"),
     "weight_decay='much'",
   ),
+  "adamw: eps": (lambda: dmup.adamw(1.0, scales(), eps=-1.0), "eps=-1.0"),
+  "adamw: peak of 0": (
+    lambda: dmup.adamw(1.0, scales(), decay="independent_peak", peak_learning_rate=0.0),
+    "peak_learning_rate=0.0",
+  ),
+  "adam: a vector of rates": (lambda: dmup.adam(jnp.ones(3), scales()), "learning_rate="),
+  "resolve: negative size": (
+    lambda: dmup.resolve("embed -> embed", (-4, 4), P),
+    "a size of shape",
+  ),
+  "resolve: fractional size": (
+    lambda: dmup.resolve("embed -> embed", (4.5, 4), P),
+    "a size of shape",
+  ),
+  "resolve: no shape": (lambda: dmup.resolve("-> embed", 4, P), "shape=4"),
+  "resolve: base_std": (
+    lambda: dmup.resolve("-> embed", (4,), P, base_std="x"),
+    "base_std",
+  ),
+  "base_width: a bare tuple": (
+    lambda: dmup.mup(base_width=(4,), base_depth=2),
+    "expected one size, or a mapping",
+  ),
+  "base_width: nothing": (lambda: dmup.mup(base_width={}, base_depth=2), "at least one"),
+  "exponent beyond": (lambda: dmup.classify(-400, 0), "alpha=-400 is beyond"),
+  "exponent as numpy nan": (lambda: dmup.classify(np.float32("nan"), 0), "alpha=.*nan"),
+  "Dense: stacked axis": (
+    lambda: dmup.init(dmup.Dense((4, 8), "heads | embed -> embed", P), KEY, X),
+    "no stacked axis",
+  ),
+  "with_axes: no parametrization": (
+    lambda: dmup.with_axes(jax.nn.initializers.lecun_normal(), "-> embed", None),
+    "parametrization=None",
+  ),
+  "with_axes: no initializer": (lambda: dmup.with_axes(None, "-> embed", P), "init=None"),
+  "activation: a list": (lambda: residual_mlp(P, activation=["x"]), "activation="),
+  "scales_of: nothing": (lambda: dmup.scales_of({}), "no parameters"),
+  "run_sweep: no function": (lambda: run_sweep(None, None, MEMBERS, steps=2), "init=None"),
   "sgd: momentum": (lambda: dmup.sgd(1.0, scales(), momentum=1.5), "momentum=1.5"),
   "sgd: no scales": (lambda: dmup.sgd(1.0, {"w": 1.0}), "scales: w is a float"),
   "trainable: no scales": (lambda: dmup.trainable({"w": 1.0}), "scales: w is a float"),
@@ -113,3 +151,31 @@ def test_a_mask_that_misses_a_parameter_and_one_that_is_a_prefix():
   assert (updates["readout"]["kernel"] == 0).all()
   assert (updates["stack"]["block"]["dense_0"]["kernel"] != 0).any()
   assert optax.tree.norm(updates["input"]) > 0
+
+
+def test_numpy_scalars_are_numbers():
+  one = dmup.adamw(
+    np.float32(0.1), scales(), weight_decay=np.float64(0.1), b1=np.float32(0.9)
+  )
+  assert one.init(dmup.init(residual_mlp(P), KEY, inputs())[0])
+  p = dmup.depth_mup(base_width=np.int64(8), base_depth=np.int32(2))
+  assert p == P
+  assert dmup.classify(np.float32(0.5), np.float64(0.5)).name == "Depth-muP"
+  layer = dmup.Dense(np.int64(8), "embed -> embed", P)
+  assert dmup.init(dmup.Residual(layer, np.int64(4), P, np.float32(0.5)), KEY, X)
+
+
+def test_a_mask_of_one_boolean():
+  params, table = dmup.init(residual_mlp(P), KEY, inputs())
+  zero_grads = jax.tree.map(jnp.zeros_like, params)
+  for mask in (True, False, lambda params: False):
+    tx = dmup.adamw(0.1, table, mask=mask)
+    updates = tx.update(zero_grads, tx.init(params), params)[0]
+    assert (optax.tree.norm(updates) > 0) == (mask is True)
+
+
+def test_a_frozen_parameter_does_not_catch_a_nan():
+  params, table = dmup.init(residual_mlp(P, train_boundary=False), KEY, inputs())
+  bad = jax.tree.map(lambda x: x * jnp.nan, params)
+  tx = dmup.sgd(0.1, table)
+  assert (tx.update(bad, tx.init(params), params)[0]["input"]["kernel"] == 0).all()

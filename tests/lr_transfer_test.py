@@ -158,6 +158,10 @@ def test_every_flag_with_a_wrong_value(tmp_path, flag):
     ({"log2_lrs": "a,b"}, "--log2_lrs='a,b'"),
     ({"log2_lrs": "-8,-8"}, "repeated"),
     ({"log2_lrs": "inf"}, "infinite"),
+    ({"log2_lrs": "-2000"}, "rates of float32"),
+    ({"log2_lrs": "-13:-5:1e-9"}, "no grid"),
+    ({"parametrizations": ["5000:0"]}, "alpha='5000' is beyond"),
+    ({"parametrizations": ["1e400:0"]}, "alpha='1e400' is beyond"),
     ({"dataset": "mnist"}, "--data_dir"),
     ({"dataset": "cifar10", "data_dir": "/nowhere"}, "has no data_batch_1.bin"),
   ],
@@ -193,6 +197,7 @@ def command(*arguments):
   [
     ([], "error: --workdir is missing"),
     (["--workdir=w", "--activation=swish"], "error: activation='swish'"),
+    (["--workdir=/proc"], "error: [Errno"),
     (["--workdir=w", "extra"], "error: unexpected argument 'extra'"),
     (["--workdir=w", "--steps=many"], "flag --steps=many: invalid literal"),
     (["--workdir=w", "--step=3"], "Unknown command line flag 'step'"),
@@ -203,6 +208,23 @@ def test_the_command_says_one_sentence_and_exits_with_1(arguments, words):
   assert done.returncode == 1
   assert words in done.stderr
   assert "Traceback" not in done.stderr
+
+
+def test_a_damaged_or_foreign_workdir(tmp_path):
+  run(tmp_path)
+  for name in ("summary.json", "config.json"):
+    text = (tmp_path / name).read_text()
+    (tmp_path / name).write_text("[]")
+    with pytest.raises(DepthMupError, match=f"{name} is damaged"):
+      run(tmp_path)
+    (tmp_path / name).write_text(text)
+  (tmp_path / "config.json").unlink()
+  with pytest.raises(DepthMupError, match=r"holds summary.json but no config.json"):
+    run(tmp_path)
+  for name in ("summary.json", "results.jsonl"):
+    (tmp_path / name).unlink()
+  with pytest.raises(DepthMupError, match="holds another sweep: program"):
+    run(tmp_path, activation="tanh")
 
 
 def test_an_unwritable_workdir(tmp_path):

@@ -166,6 +166,30 @@ def test_with_axes_scales_stock_layers_whatever_the_table(rule):
   assert scales["Dense_1"]["kernel"].update_factor == pytest.approx(1 / 4)
 
 
+@pytest.mark.parametrize(
+  "name", ["lecun_normal", "he_normal", "he_uniform", "glorot_normal", "orthogonal"]
+)
+def test_with_axes_takes_standard_initializers(name):
+  init = dmup.with_axes(getattr(nn.initializers, name)(), "embed -> embed", P)
+  stack = dmup.ResidualStack(nn.Dense(32, use_bias=False, kernel_init=init), 3, P)
+  params = dmup.init(stack, jax.random.key(0), jnp.ones((2, 32)))[0]
+  assert params["block"]["kernel"].shape == (3, 32, 32)
+  jax.eval_shape(lambda k: dmup.init(stack, k, jnp.ones((2, 32)))[0], jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+  ("axes", "init"),
+  [
+    ("embed -> embed", nn.initializers.normal(0.02)),
+    ("(vocab) -> embed", nn.linear.default_embed_init),
+    ("(inputs) -> embed", nn.initializers.glorot_normal()),
+  ],
+)
+def test_with_axes_refuses_others(axes, init):
+  with pytest.raises(dmup.DepthMupError, match="changes its std.*base_std"):
+    dmup.with_axes(init, axes, P)(jax.random.key(0), (16, 16))
+
+
 def test_with_axes_leaves_the_base_net_alone():
   model = Stock(dmup.depth_mup(base_width=64, base_depth=2))
   params = dmup.init(model, jax.random.key(0), inputs())[0]

@@ -113,6 +113,30 @@ def test_further_collections_pass_through_the_scan():
   assert jax.tree.leaves(state)[0].shape == (L,)
 
 
+class Dropping(nn.Module):
+  """A block with a Python flag, by position or by name."""
+
+  @nn.compact
+  def __call__(self, x, train, scale=1.0):
+    x = dmup.Dense(x.shape[-1], "embed -> embed", P)(x)
+    return scale * nn.Dropout(0.5, deterministic=not train)(x)
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_python_flags_and_dropout(remat):
+  stack = dmup.ResidualStack(Dropping(), L, P, remat=remat)
+  rngs = {"params": KEY, "dropout": KEY}
+  params = dmup.init(stack, rngs, X, True)[0]
+
+  def out(*args, **kwargs):
+    return stack.apply({"params": params}, X, *args, **kwargs, rngs={"dropout": KEY})
+
+  np.testing.assert_array_equal(out(False), out(train=False))
+  assert np.abs(out(True) - out(False)).max() > 0.01
+  np.testing.assert_array_equal(out(False, scale=0.0), X)
+  np.testing.assert_allclose(out(False, jnp.float32(0.5)), out(False, 0.5), rtol=1e-6)
+
+
 class Nested(nn.Module):
   @nn.compact
   def __call__(self, x):
@@ -125,6 +149,12 @@ class Halving(nn.Module):
     return dmup.Dense(8, "embed -> embed", P)(x)
 
 
+class Pair(nn.Module):
+  @nn.compact
+  def __call__(self, x):
+    return x, None
+
+
 @pytest.mark.parametrize(
   ("stack", "words"),
   [
@@ -134,6 +164,7 @@ class Halving(nn.Module):
       "was made with parametrization",
     ),
     (lambda: dmup.ResidualStack(Halving(), L, P), r"Halving maps \(3, 16\) to \(3, 8\)"),
+    (lambda: dmup.ResidualStack(Pair(), L, P), "Pair gave tuple"),
     (lambda: dmup.ResidualStack(Block(), 0, P), "depth=0"),
     (lambda: dmup.ResidualStack(Block(), L, P, -1.0), "multiplier a=-1.0"),
     (lambda: dmup.ResidualStack(Block(), L, P, float("nan")), "multiplier a=nan"),

@@ -181,6 +181,27 @@ def test_a_damaged_state_costs_time_but_no_result(tmp_path):
   np.testing.assert_array_equal(again.losses, whole.losses)
 
 
+def test_a_half_written_file_is_passed_over(tmp_path):
+  """What a kill inside a write leaves: the temporary of any of the files."""
+  whole = sweep()
+  interrupted_after(6, tmp_path)
+  for name in ("members_00000.npz", "members_00004.npz", "running.npz", "sweep.json"):
+    (tmp_path / f"{name}.tmp").write_bytes(b"PK half")
+  (tmp_path / "running.npz").write_bytes(b"PK half")
+  np.testing.assert_array_equal(sweep(directory=tmp_path).losses, whole.losses)
+
+
+@pytest.mark.parametrize("per_device", [1, 2])
+def test_a_state_of_another_layout_and_back(per_device, tmp_path):
+  """Stopped on four lanes, gone on with six and stopped, gone on with four."""
+  whole = sweep()
+  interrupted_after(3, tmp_path)
+  interrupted_after(1, tmp_path, per_device=per_device, chunk=1)
+  (tmp_path / "running.npz").unlink(missing_ok=True)
+  again = sweep(directory=tmp_path)
+  np.testing.assert_allclose(again.losses, whole.losses, rtol=1e-4)
+
+
 def test_a_truncated_result_is_named(tmp_path):
   sweep(directory=tmp_path)
   path = tmp_path / "members_00000.npz"
@@ -195,8 +216,23 @@ def test_another_sweep_is_refused(tmp_path):
     sweep(directory=tmp_path, config={"model": "b"})
   with pytest.raises(DepthMupError, match="holds another sweep: steps is 23.* 24"):
     sweep(directory=tmp_path, config={"model": "a"}, steps=24)
+  with pytest.raises(DepthMupError, match="holds another sweep: program"):
+    run_sweep(
+      init,
+      nan_after(3),
+      MEMBERS,
+      DATA,
+      steps=STEPS,
+      directory=tmp_path,
+      config={"model": "a"},
+    )
+  other = {"x": DATA["x"] + 1}
+  with pytest.raises(DepthMupError, match="holds another sweep: data"):
+    run_sweep(
+      init, step, MEMBERS, other, steps=STEPS, directory=tmp_path, config={"model": "a"}
+    )
   (tmp_path / "sweep.json").write_text("{")
-  with pytest.raises(DepthMupError, match="is no JSON"):
+  with pytest.raises(DepthMupError, match="is no JSON object"):
     sweep(directory=tmp_path, config={"model": "a"})
 
 
@@ -210,6 +246,9 @@ def test_another_sweep_is_refused(tmp_path):
     (MEMBERS, {"steps": 0}, "steps=0"),
     (MEMBERS, {"chunk": 2.5}, "chunk=2.5"),
     (MEMBERS, {"per_device": -1}, "per_device=-1"),
+    (MEMBERS, {"per_device": 0}, "per_device=0"),
+    (None, {}, "members=None"),
+    (MEMBERS, {"directory": __file__}, "cannot be made"),
   ],
 )
 def test_errors(members, fields, words):

@@ -57,8 +57,8 @@ def test_the_interval_covers_the_truth():
   verdicts = [verdict(noise=0.1, seeds=5, draw=draw) for draw in range(20)]
   covers = [v["ci95"][0] <= 0 <= v["ci95"][1] for v in verdicts]
   widths = [v["ci95"][1] - v["ci95"][0] for v in verdicts]
-  assert sum(covers) >= 16
-  assert max(widths) < 0.3
+  assert sum(covers) >= 17
+  assert max(widths) < 0.5
 
 
 @pytest.mark.parametrize("drift", [-0.5, 0.5, -0.9])
@@ -75,8 +75,24 @@ def test_noise_gives_no_number():
   assert all(x is None for x in v["optimum_log2_lr"].values())
   assert "optimum" in v["reason"]
   # A flat curve, whatever its noise, has no optimum either.
-  flat = [{**r, "loss": math.exp(-2 + 1e-3 * (hash(str(r)) % 97))} for r in records()]
+  flat = [
+    {
+      **r,
+      "loss": math.exp(-2 + 1e-3 * ((r["seed"] * 31 + int(10 * r["log2_lr"]) * 17) % 97)),
+    }
+    for r in records()
+  ]
   assert transfer_verdict(flat)["p"]["octaves_per_doubling"] is None
+
+
+@pytest.mark.parametrize("step", [0.5, 1, 2])
+@pytest.mark.parametrize("seeds", [1, 2, 3, 5])
+def test_hardly_ever_an_optimum_in_noise(seeds, step):
+  """200 fixed draws of noise on a grid of any step. Measured: at most 3 %."""
+  rates = np.arange(-13, -4.9, step)
+  draws = [np.random.default_rng(d).normal(size=(seeds, len(rates))) for d in range(200)]
+  found = [fit_optimum(rates, table).log2_lr is not None for table in draws]
+  assert np.mean(found) <= 0.03
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -98,6 +114,31 @@ def test_one_seed_cannot_tell():
   assert (v["transfers"], v["ci95"]) == (None, None)
   assert "seed" in v["reason"]
   assert v["octaves_per_doubling"] is not None
+
+
+def test_an_optimum_that_jumps_or_creeps_far_does_not_transfer():
+  places = {4: -8.0, 8: -9.4, 16: -8.0, 32: -9.4, 64: -8.0}
+  jumping = [
+    {**r, "log2_lr": r["log2_lr"] - 8.2 - places[r["depth"]] + 16.4} for r in records()
+  ]
+  v = transfer_verdict(jumping)["p"]
+  assert v["transfers"] is not True
+  v = verdict(drift=0.19, noise=0.001)  # within 0.2, but 0.76 octaves in all: still fine
+  assert v["transfers"] is True
+
+
+def test_a_far_optimum_is_refused_though_its_slope_is_small():
+  depths = dict(zip(DEPTHS, (8, 64, 512, 4096, 32768), strict=True))
+  far = [{**r, "depth": depths[r["depth"]]} for r in records(drift=0.4, noise=0.001)]
+  v = transfer_verdict(far)["p"]
+  assert abs(v["octaves_per_doubling"]) < 0.2
+  assert v["transfers"] is False
+  assert "octaves from the shallowest" in v["reason"]
+
+
+def test_a_loss_of_zero_is_a_small_loss():
+  zero = [{**r, "loss": 0.0 if r["loss"] < 0.1 else r["loss"]} for r in records()]
+  assert transfer_verdict(zero)["p"]["best_loss"]["64"] < 1e-30
 
 
 def test_edges_are_named():
@@ -157,6 +198,10 @@ def test_several_parametrizations_apart():
   [
     ([], "no results"),
     ([{"depth": 4}], "has no 'parametrization'"),
+    ([3], "a result is 3"),
+    ([{**records()[0], "depth": 0}], "depth of a result=0"),
+    ([{**records()[0], "log2_lr": "x"}], "log2_lr='x'"),
+    ([{**records()[0], "loss": True}], "loss=True"),
     (records()[1:], r"lacks \(seed, log2_lr\)"),
     (records() + records()[:1], "twice"),
     ([{**records()[0], "loss": -1.0}], "loss -1.0"),

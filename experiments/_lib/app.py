@@ -22,7 +22,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         raise DepthMupError(f"unexpected argument {argv[1]!r}; flags start with --")
       use_all_cores()
       main(argv)
-    except DepthMupError as error:
+    except (DepthMupError, OSError) as error:  # an OSError names its file
       print(f"error: {error}", file=sys.stderr)
       sys.exit(1)
     except KeyboardInterrupt:

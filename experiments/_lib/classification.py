@@ -12,7 +12,6 @@ import optax
 
 import flax_depthmup as dmup
 from experiments._lib.data import Dataset, epoch_order
-from flax_depthmup.sweeps import Member
 
 #: Q of Definition 6.1, without its learning rate.
 OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
@@ -50,13 +49,13 @@ class Task:
       "order": np.stack(order),
     }
 
-  def init(self, member: Member, data: Any) -> Any:
+  def init(self, member: dmup.Member, data: Any) -> Any:
     """(parameters, optimizer state) of a member with `seed`, `lr`, `block_multiplier`."""
     key = jax.random.key(member["seed"])
     params = dmup.init(self.model, key, data["x"][:1])[0]
     return params, self._optimizer(data, member["lr"]).init(params)
 
-  def step(self, state: Any, member: Member, t: jax.Array, data: Any) -> Any:
+  def step(self, state: Any, member: dmup.Member, t: jax.Array, data: Any) -> Any:
     """One step on batch t of the member's seed; gives (state, mean log-loss)."""
     params, opt_state = state
     model = self.model.clone(block_multiplier=member["block_multiplier"])

@@ -10,6 +10,9 @@ import numpy as np
 
 from flax_depthmup import DepthMupError
 
+#: Labels of every set here.
+CLASSES = 10
+
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
@@ -18,13 +21,11 @@ class Dataset:
   Attributes:
     x: [examples, features] float32, of mean 0 and variance 1 (over the whole
       set for grey images, per channel for colour).
-    y: [examples] int32 labels.
-    classes: number of labels.
+    y: [examples] int32 labels, 0 to 9.
   """
 
   x: np.ndarray
   y: np.ndarray
-  classes: int
 
 
 def load(name: str, data_dir: str | None) -> Dataset:
@@ -65,7 +66,7 @@ def _digits() -> Dataset:
   from sklearn.datasets import load_digits
 
   x, y = load_digits(return_X_y=True)
-  return Dataset(_standardized(x, axis=None), y.astype(np.int32), 10)
+  return Dataset(_standardized(x, axis=None), y.astype(np.int32))
 
 
 def _mnist(folder: pathlib.Path) -> Dataset:
@@ -76,7 +77,7 @@ def _mnist(folder: pathlib.Path) -> Dataset:
       f"{folder} holds {len(x)} training images but {len(y)} labels; give the two "
       "files of one set"
     )
-  return Dataset(_standardized(x, None).reshape(len(x), -1), _labels(y, folder), 10)
+  return Dataset(_standardized(x, None).reshape(len(x), -1), _labels(y, folder))
 
 
 def _idx(folder: pathlib.Path, name: str, dims: int) -> np.ndarray:
@@ -126,7 +127,7 @@ def _cifar10(folder: pathlib.Path) -> Dataset:
   table = np.concatenate(records)
   images = table[:, 1:].reshape(-1, 3, 32, 32)
   x = _standardized(images, axis=(0, 2, 3)).reshape(len(images), -1)
-  return Dataset(x, _labels(table[:, 0], folder), 10)
+  return Dataset(x, _labels(table[:, 0], folder))
 
 
 def _labels(y: np.ndarray, folder: pathlib.Path) -> np.ndarray:

@@ -7,6 +7,8 @@ from absl import flags
 import flax_depthmup as dmup
 from flax_depthmup import DepthMupError
 
+LONGEST = 10_000  # values of a grid; more is a slip
+
 #: Shared by every entry point.
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for results.")
 
@@ -23,7 +25,7 @@ def grid(text: str, flag: str) -> tuple[float, ...]:
   """ "start:stop:step", stop included, or "a,b,c"; distinct, increasing.
 
   Raises:
-    DepthMupError: not of either form.
+    DepthMupError: not of either form, or of more than 10,000 values.
   """
   remedy = f"write --{flag}=start:stop:step, as in -13:-5:0.5, or a list such as -9,-8"
   try:
@@ -32,6 +34,8 @@ def grid(text: str, flag: str) -> tuple[float, ...]:
       if not (step > 0 and start <= stop and math.isfinite(stop - start)):
         raise ValueError
       count = math.floor((stop - start) / step + 1e-9) + 1
+      if count > LONGEST:
+        raise ValueError
       values = [start + i * step for i in range(count)]
     else:
       values = [float(part) for part in text.split(",")]

@@ -35,7 +35,7 @@ def draw(
       _curve(ax, curve, verdict["optimum_log2_lr"].get(str(depth)), color, top, i)
     above = _depths_above(own, top)
     if above:
-      where = {"x": 0.02, "y": 0.9, "transform": ax.transAxes, "fontsize": 8}
+      where = {"x": 0.02, "y": 0.02, "transform": ax.transAxes, "fontsize": 8}
       ax.text(s=f"depth {', '.join(map(str, above))}: above this axis", **where)
     ax.set_title(f"{name}\n{_headline(verdict)}", fontsize=10)
     ax.set_xlabel("log2 learning rate")
@@ -48,9 +48,16 @@ def draw(
   plt.close(figure)
 
 
+def _log_loss(record: dict[str, Any]) -> float:
+  """Infinite where the net diverged."""
+  if record["diverged"] or record["loss"] is None:
+    return math.inf
+  return math.log(max(record["loss"], np.finfo(np.float32).tiny))
+
+
 def _top(records: Records) -> float:
   """Upper end of the loss axis: a little above the loss of guessing, in logs."""
-  finite = [np.log(r["loss"]) for r in records if r["loss"] is not None]
+  finite = [v for v in map(_log_loss, records) if math.isfinite(v)]
   return float(min(max(finite, default=0.0), 1.5)) + 0.5
 
 
@@ -58,22 +65,18 @@ def _depths_above(records: Records, top: float) -> list[int]:
   """Depths with no point on the axis: their curves would be missed unsaid."""
   lowest: dict[int, float] = {}
   for r in records:
-    log_loss = math.inf if r["loss"] is None else math.log(r["loss"])
-    lowest[r["depth"]] = min(lowest.get(r["depth"], math.inf), log_loss)
+    lowest[r["depth"]] = min(lowest.get(r["depth"], math.inf), _log_loss(r))
   return [depth for depth, log_loss in lowest.items() if log_loss > top]
 
 
 def _bottom(records: Records) -> float:
-  finite = [np.log(r["loss"]) for r in records if r["loss"] is not None]
+  finite = [v for v in map(_log_loss, records) if math.isfinite(v)]
   return float(min(finite, default=-1.0)) - 0.3
 
 
 def _curve(ax, curve: Records, optimum: float | None, color, top: float, i: int) -> None:
   rates = sorted({r["log2_lr"] for r in curve})
-  logs = [
-    [np.inf if r["diverged"] else np.log(r["loss"]) for r in curve if r["log2_lr"] == x]
-    for x in rates
-  ]
+  logs = [[_log_loss(r) for r in curve if r["log2_lr"] == x] for x in rates]
   mean = np.array([np.mean(v) for v in logs])
   ok = np.isfinite(mean)
   shown = np.where(ok, np.minimum(mean, top + 1), np.nan)

@@ -37,6 +37,12 @@ class Workdir:
       reason = error.strerror
       raise DepthMupError(f"--workdir={path} cannot be made: {reason}") from None
     if not (self.path / "config.json").exists():
+      left = [n for n in ("summary.json", "results.jsonl") if (self.path / n).exists()]
+      if left:
+        raise DepthMupError(
+          f"--workdir={path} holds {left[0]} but no config.json, so nobody knows of which "
+          "run; give another --workdir, or delete that one"
+        )
       versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
       self._write("config.json", json.dumps({**config, "versions": versions}, indent=1))
       return
@@ -56,9 +62,14 @@ class Workdir:
     """
     path = self.path / name
     try:
-      return json.loads(path.read_text())
+      found = json.loads(path.read_text())
     except ValueError:
-      raise DepthMupError(f"{path} is damaged: no JSON; delete it and run again") from None
+      found = None
+    if not isinstance(found, dict) or not found:
+      raise DepthMupError(
+        f"{path} is damaged: no JSON object; delete the whole folder and run again"
+      )
+    return found
 
   def summary(self) -> Any | None:
     """The summary of a finished run; None before."""

@@ -1,11 +1,12 @@
 """The minimum of a loss curve over log2 learning rates, or why there is none.
 
-Layer: numpy only.
+Layer: numpy and scipy.
 """
 
 import dataclasses
 
 import numpy as np
+from scipy.special import stdtrit
 
 from flax_depthmup.errors import DepthMupError
 
@@ -40,11 +41,13 @@ def fit_optimum(log2_lrs: np.ndarray, log_losses: np.ndarray) -> Optimum:
   """Fits the minimum of the mean curve, refusing to fit noise.
 
   A parabola is fitted to the points within 1, 1.5, then 2 octaves of the lowest
-  one. It counts when its vertex is inside, when it rises on both sides by at
-  least three standard errors of the mean curve, and when no point outside the
-  window is as low within three standard errors. The standard error is the
-  larger of the scatter between seeds (each seed's own level removed) and the
-  scatter around the parabola.
+  one. It counts when its vertex lies between the neighbours of the lowest point,
+  when it rises on both sides by at least three standard errors of the mean
+  curve, and when no point outside the window is as low within three standard
+  errors. The standard error is the larger of the scatter between seeds (each
+  seed's own level removed) and the scatter around the parabola, widened by
+  Student's t. Where one side is much steeper than the other, the vertex leans
+  towards the flat side.
 
   Args:
     log2_lrs: [rates], increasing.
@@ -90,12 +93,14 @@ def _fit(x, y, table, finite, best, reach) -> tuple[float | None, str]:
   inside = _window(x, finite, best, reach)
   u = x[inside] - x[best]
   a, b, c = np.polyfit(u, y[inside], 2)
-  error = max(_seed_error(table[:, inside]), _fit_error(u, y[inside], (a, b, c)))
+  error = _error(table[:, inside], u, y[inside], (a, b, c))
   if a <= 0:
     return None, "the curve has no valley around its lowest point"
+  if error is None:
+    return None, "one seed at three rates shows no scatter to judge by; add seeds"
   vertex = -b / (2 * a)
-  if not u[0] <= vertex <= u[-1]:
-    return None, "the fitted minimum falls outside of its window"
+  if not x[best - 1] - x[best] <= vertex <= x[best + 1] - x[best]:
+    return None, "the fitted minimum is further than the next rate from the lowest point"
   rise = a * min(u[0] - vertex, u[-1] - vertex, key=abs) ** 2
   if rise <= CLEAR * error:
     return None, (
@@ -123,18 +128,25 @@ def _window(x, finite, best, reach) -> np.ndarray:
   return inside
 
 
-def _seed_error(table: np.ndarray) -> float:
-  """Standard error of the mean curve, each seed's own level removed."""
-  seeds = len(table)
-  if seeds < 2:
-    return 0.0
-  own = table - table.mean(axis=1, keepdims=True)
-  return float(np.sqrt(np.mean(own.var(axis=0, ddof=1)) / seeds))
+def _error(table, u, y, parabola) -> float | None:
+  """Standard error of the mean curve in the window; None if nothing tells it.
+
+  The larger of the scatter between seeds, each seed's own level removed, and
+  the scatter around the parabola, each widened for its degrees of freedom.
+  """
+  seeds, rates = table.shape
+  errors = []
+  if seeds > 1:
+    own = table - table.mean(axis=1, keepdims=True)
+    free = (seeds - 1) * (rates - 1)
+    squares = np.sum((own - own.mean(axis=0)) ** 2)
+    errors.append(widening(free) * np.sqrt(squares / free / seeds))
+  if rates > 3:
+    residual = y - np.polyval(parabola, u)
+    errors.append(widening(rates - 3) * np.sqrt(np.sum(residual**2) / (rates - 3)))
+  return float(max(errors)) if errors else None
 
 
-def _fit_error(u: np.ndarray, y: np.ndarray, parabola: tuple[float, ...]) -> float:
-  """Scatter around the parabola; 0 where three points leave none."""
-  if len(u) <= 3:
-    return 0.0
-  residual = y - np.polyval(parabola, u)
-  return float(np.sqrt(np.sum(residual**2) / (len(u) - 3)))
+def widening(free: int) -> float:
+  """Student's t over the normal quantile, at 97.5 %: what few values understate."""
+  return float(stdtrit(free, 0.975) / 1.959964)

@@ -6,17 +6,23 @@ Layer: numpy only; works on anyone's table of results.
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from flax_depthmup.diagnostics.optimum import Optimum, fit_optimum
+from flax_depthmup.checks import check_size, is_number
+from flax_depthmup.diagnostics.optimum import Optimum, fit_optimum, widening
 from flax_depthmup.errors import DepthMupError
 
 #: An optimum that moves by less than this many octaves per doubling of depth
 #: transfers. Depth-muP without its update factor moves by 0.5.
 TOLERANCE = 0.2
+#: No depth's optimum may be further than this from the shallowest one's.
+FURTHEST = 1.0
 RESAMPLES = 500
+#: A loss of exactly zero, as interpolating nets reach in float32, counts as this.
+SMALLEST = float(np.finfo(np.float32).tiny)
 
 _COLUMNS = ("parametrization", "depth", "log2_lr", "seed", "loss")
 
@@ -36,15 +42,18 @@ def transfer_verdict(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str
       octaves_per_doubling: slope of the optimum over log2 depth, least squares
         over the depths that have one; None with fewer than two.
       ci95: its bootstrap interval over seeds, drawn jointly for all depths,
-        widened by sqrt(S/(S-1)) for the S seeds; None with one seed.
+        widened by sqrt(S/(S-1)) and Student's t for the S seeds; None with one
+        seed or different numbers of seeds.
       best_loss: by depth, the lowest of the (geometric) mean curve; None where
         every rate diverged.
       regret_of_transfer: at the largest depth, loss at the shallowest depth's
         optimum (interpolated) minus best loss; None where either is missing or
         the net diverges there.
-      transfers: True if the interval lies within +-0.2 octaves per doubling and
-        every depth has an optimum; False if the interval lies outside of it, or
-        the largest depth diverges at every rate; None if the sweep cannot tell.
+      transfers: True if the interval lies within +-0.2 octaves per doubling,
+        every depth has an optimum, and none is more than an octave from that of
+        the shallowest; False if the interval lies outside, the deepest optimum
+        is more than an octave away, or the largest depth diverges at every
+        rate; None if the sweep cannot tell.
       reason: why, in one line.
 
   Raises:
@@ -53,11 +62,7 @@ def transfer_verdict(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str
   """
   grouped: dict[str, dict[int, list[Mapping[str, Any]]]] = {}
   for record in records:
-    missing = [name for name in _COLUMNS if name not in record]
-    if missing:
-      raise DepthMupError(
-        f"a result has no {missing[0]!r}; each needs {', '.join(_COLUMNS)}"
-      )
+    _check_record(record)
     by_depth = grouped.setdefault(record["parametrization"], {})
     by_depth.setdefault(record["depth"], []).append(record)
   if not grouped:
@@ -68,6 +73,20 @@ def transfer_verdict(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str
     )
     for name, by_depth in grouped.items()
   }
+
+
+def _check_record(record: Mapping[str, Any]) -> None:
+  if not isinstance(record, Mapping):
+    raise DepthMupError(f"a result is {record!r}; expected a mapping")
+  missing = [name for name in _COLUMNS if name not in record]
+  if missing:
+    raise DepthMupError(f"a result has no {missing[0]!r}; each needs {', '.join(_COLUMNS)}")
+  check_size(record["depth"], "depth of a result")
+  if not is_number(record["log2_lr"]):
+    raise DepthMupError(f"log2_lr={record['log2_lr']!r} of a result: expected a number")
+  loss = record["loss"]
+  if loss is not None and (isinstance(loss, bool) or not isinstance(loss, Real)):
+    raise DepthMupError(f"loss={loss!r} of a result: expected a number or None")
 
 
 Curve = tuple[np.ndarray, np.ndarray]  # log2 rates [K], log losses [S, K]
@@ -92,9 +111,9 @@ def _log_loss(record: Mapping[str, Any]) -> float:
   loss = record["loss"]
   if record.get("diverged") or loss is None or not math.isfinite(loss):
     return math.inf
-  if loss <= 0:
-    raise DepthMupError(f"loss {loss} at {dict(record)}: expected a positive number")
-  return math.log(loss)
+  if loss < 0:
+    raise DepthMupError(f"loss {loss} at {dict(record)}: expected no negative number")
+  return math.log(max(loss, SMALLEST))
 
 
 def _judge(curves: dict[int, Curve]) -> dict[str, Any]:
@@ -132,7 +151,8 @@ def _slope(
   for draw in rng.integers(0, seeds, (RESAMPLES, seeds)):
     places = [_place(curves[d][0], curves[d][1][draw]) for d in depths]
     slopes.append(_line(places, depths))
-  wide = math.sqrt(seeds / (seeds - 1))  # few seeds understate their own spread
+  # Few seeds understate their own spread.
+  wide = widening(seeds - 1) * math.sqrt(seeds / (seeds - 1))
   low, high = slope + wide * (np.quantile(slopes, [0.025, 0.975]) - slope)
   return slope, [min(float(low), slope), max(float(high), slope)]
 
@@ -172,7 +192,7 @@ def _verdict(
     depth, reason = next(iter(unclear.items()))
     return None, f"fewer than two depths show an optimum; at depth {depth} {reason}"
   if ci95 is None:
-    return None, "one seed gives no interval; run at least three"
+    return None, "one seed, or unequal numbers of seeds, give no interval; run three"
   moves = f"the optimum moves by {slope:+.2f} octaves per doubling of depth"
   if ci95[0] > TOLERANCE or ci95[1] < -TOLERANCE:
     return False, moves
@@ -182,4 +202,11 @@ def _verdict(
   if unclear:
     depth, reason = next(iter(unclear.items()))
     return None, f"at depth {depth} {reason}"
+  away = {d: abs(o.log2_lr - optima[min(optima)].log2_lr) for d, o in optima.items()}
+  furthest = max(away, key=away.get)
+  if away[furthest] > FURTHEST:
+    far = (
+      f"at depth {furthest} the optimum is {away[furthest]:.1f} octaves from the shallowest"
+    )
+    return (False if furthest == deepest else None), far
   return True, moves
