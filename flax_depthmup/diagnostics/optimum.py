@@ -28,6 +28,7 @@ class Optimum:
     reason: why `log2_lr` is None.
     status: "clear", "diverged" (everywhere), "low edge", "high edge",
       "stability edge" (the best rate is the last before divergence), "unclear".
+    window: lowest and highest log2 rate the parabola was fitted to.
   """
 
   log2_lr: float | None
@@ -35,6 +36,7 @@ class Optimum:
   best_log2_lr: float | None
   reason: str | None
   status: str
+  window: tuple[float, float] | None = None
 
 
 def fit_optimum(log2_lrs: np.ndarray, log_losses: np.ndarray) -> Optimum:
@@ -82,9 +84,11 @@ def fit_optimum(log2_lrs: np.ndarray, log_losses: np.ndarray) -> Optimum:
     reason = f"the best rate, 2^{x[best]:g}, is the last before divergence"
     return none("stability edge", reason)
   tries = [_fit(x, y, table, finite, best, reach) for reach in REACHES]
-  for vertex, _ in tries:
+  for (vertex, _), reach in zip(tries, REACHES, strict=True):
     if vertex is not None:
-      return Optimum(vertex, float(y[best]), float(x[best]), None, "clear")
+      rates = x[_window(x, finite, best, reach)]
+      window = float(rates[0]), float(rates[-1])
+      return Optimum(vertex, float(y[best]), float(x[best]), None, "clear", window)
   return none("unclear", tries[0][1])
 
 
@@ -132,19 +136,20 @@ def _error(table, u, y, parabola) -> float | None:
   """Standard error of the mean curve in the window; None if nothing tells it.
 
   The larger of the scatter between seeds, each seed's own level removed, and
-  the scatter around the parabola, each widened for its degrees of freedom.
+  the misfit of the parabola; what alone tells the noise is widened for its
+  degrees of freedom (one seed: the misfit).
   """
   seeds, rates = table.shape
-  errors = []
-  if seeds > 1:
-    own = table - table.mean(axis=1, keepdims=True)
-    free = (seeds - 1) * (rates - 1)
-    squares = np.sum((own - own.mean(axis=0)) ** 2)
-    errors.append(widening(free) * np.sqrt(squares / free / seeds))
+  misfit = 0.0
   if rates > 3:
-    residual = y - np.polyval(parabola, u)
-    errors.append(widening(rates - 3) * np.sqrt(np.sum(residual**2) / (rates - 3)))
-  return float(max(errors)) if errors else None
+    misfit = np.sqrt(np.sum((y - np.polyval(parabola, u)) ** 2) / (rates - 3))
+  if seeds == 1:
+    return float(widening(rates - 3) * misfit) if rates > 3 else None
+  free = (seeds - 1) * (rates - 1)
+  own = table - table.mean(axis=1, keepdims=True)
+  squares = np.sum((own - own.mean(axis=0)) ** 2)
+  scatter = widening(free) * np.sqrt(squares / free / seeds)
+  return float(max(scatter, misfit))
 
 
 def widening(free: int) -> float:

@@ -149,7 +149,7 @@ def _slope(
   rng = np.random.default_rng(0)
   slopes = []
   for draw in rng.integers(0, seeds, (RESAMPLES, seeds)):
-    places = [_place(curves[d][0], curves[d][1][draw]) for d in depths]
+    places = [_place(curves[d], draw, optima[d].window) for d in depths]
     slopes.append(_line(places, depths))
   # Few seeds understate their own spread.
   wide = widening(seeds - 1) * math.sqrt(seeds / (seeds - 1))
@@ -157,10 +157,14 @@ def _slope(
   return slope, [min(float(low), slope), max(float(high), slope)]
 
 
-def _place(x: np.ndarray, table: np.ndarray) -> float:
-  """Where a resampled curve has its minimum: fitted, or on the grid."""
-  optimum = fit_optimum(x, table)
-  return optimum.best_log2_lr if optimum.log2_lr is None else optimum.log2_lr
+def _place(curve: Curve, draw: np.ndarray, window: tuple[float, float]) -> float:
+  """The minimum of a resampled mean curve, in the window of the whole sample."""
+  x, table = curve
+  inside = (window[0] <= x) & (x <= window[1])
+  u, y = x[inside], table[draw][:, inside].mean(axis=0)
+  a, b, _ = np.polyfit(u - u[0], y, 2)
+  place = u[0] - b / (2 * a) if a > 0 else u[np.argmin(y)]
+  return float(np.clip(place, *window))
 
 
 def _line(places: Sequence[float], depths: Sequence[int]) -> float:
