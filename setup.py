@@ -19,6 +19,7 @@ setup(
   license="Apache-2.0",
   python_requires=">=3.11",
   packages=find_packages(include=["flax_depthmup", "flax_depthmup.*"]),
+  package_data={"flax_depthmup": ["py.typed"]},
   install_requires=[
     "absl-py",
     "flax>=0.12",
@@ -26,6 +27,7 @@ setup(
     "numpy",
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12",
+    "scipy",
   ],
   extras_require={
     "experiments": _EXPERIMENTS,

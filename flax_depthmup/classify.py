@@ -62,6 +62,9 @@ def classify(alpha: Exponent, gamma: Exponent) -> Regime:
       such as "1/2".
     gamma: exponent of the update inside branches.
 
+  For alpha < 1/2 the theory ends at the unstable initialization; `nontrivial` is
+  then read off the same inequality, and the rest is False.
+
   Boundaries are exact for fractions; a float within 1e-9 of a fraction of
   denominator at most 1000 counts as that fraction (`exponents.TOLERANCE`).
 

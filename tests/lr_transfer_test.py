@@ -62,6 +62,8 @@ def test_a_toy_run_writes_what_it_promises(tmp_path, capsys):
   for key in ("optimum_log2_lr", "octaves_per_doubling", "ci95", "best_loss"):
     assert key in transfer["depth_mup"]
   assert (tmp_path / "lr_transfer.png").read_bytes()[:4] == b"\x89PNG"
+  for v in transfer.values():
+    assert {"regret_of_transfer", "transfers", "reason"} <= set(v)
   config = json.loads((tmp_path / "config.json").read_text())
   assert (config["base_width"], config["log2_lrs"]) == (16, [-10, -9, -8, -7, -6])
   assert "octaves" in capsys.readouterr().out
