@@ -42,7 +42,7 @@ def draw(
     ax.grid(alpha=0.25)
   axes[0, 0].set_ylabel("log training loss")
   axes[0, 0].set_ylim(_bottom(records), top)
-  axes[0, 0].legend(title="depth", fontsize=8, loc="upper right")
+  axes[0, 0].legend(title="depth", fontsize=8)
   figure.suptitle(title, fontsize=11)
   figure.savefig(path, dpi=110)
   plt.close(figure)
