@@ -28,7 +28,7 @@ def test_figure_10(tmp_path):
     base_depth=8,
     depths=["8", "16", "32", "64"],
     block_multiplier=2 / 8**0.5,
-    log2_lrs="-12.5:-8.5:0.5",
+    log2_lrs="-12.5:-9:0.5",
     seeds=3,
     steps=500,
     window=100,
