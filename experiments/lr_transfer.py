@@ -10,8 +10,11 @@ trains 8x8 digits. The paper's setting, from the official CIFAR-10 files (the
 paper's a = 2 multiplies 1/sqrt(L0); ours is the multiplier at base depth):
 
   python -m experiments.lr_transfer --workdir=DIR --dataset=cifar10 \
-    --data_dir=FOLDER --width=256 --base_depth=8 --depths=8,16,32,64 \
-    --block_multiplier=0.70710678 --log2_lrs=-12:-7:0.5 --steps=500 --window=100
+    --data_dir=FOLDER --parametrizations=depth_mup,0.5:0 --width=256 \
+    --base_depth=8 --depths=8,16,32,64 --block_multiplier=0.70710678 \
+    --log2_lrs=-12.5:-8.5:0.5 --seeds=3 --steps=500 --window=100
+
+Measured times and results: experiments/README.md.
 
 Writes config.json, results.jsonl (a record per net), summary.json (the verdict,
 under "transfer") and lr_transfer.png. Interrupted, the same command continues.

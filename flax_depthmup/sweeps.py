@@ -117,7 +117,7 @@ def run_sweep(
     "count": count,
     "members": {name: fingerprint([v]) for name, v in members.items()},
     "config": dict(config or {}),
-    "program": fingerprint([np.bytes_(program)]),
+    "program": fingerprint([np.frombuffer(program.encode(), np.uint8)]),
     "data": None if directory is None else fingerprint(jax.tree.leaves(data)),
   }
   store = SweepStore(directory, identity, save_seconds)

@@ -196,6 +196,10 @@ def test_errors_name_the_offender(call, words):
     call(dmup.depth_mup(base_width=64, base_depth=4))
 
 
+def test_the_regime_is_that_of_its_exponents():
+  assert dmup.depth_mup(base_width=4, base_depth=2).regime == dmup.classify("1/2", "1/2")
+
+
 def test_as_dict_is_json():
   p = dmup.depthwise(alpha="1/3", gamma="2/3", base_width={"embed": 64}, base_depth=2)
   assert p.as_dict() == {

@@ -181,6 +181,23 @@ def test_a_damaged_state_costs_time_but_no_result(tmp_path):
   np.testing.assert_array_equal(again.losses, whole.losses)
 
 
+def test_a_program_may_hold_any_letters(tmp_path):
+  """Names of jitted functions are part of the program's text."""
+
+  @jax.jit
+  def größe(x):
+    return x * 2
+
+  def named(state, member, t, data):
+    state, loss = step(state, member, t, data)
+    return state, größe(loss)
+
+  fields = {"steps": 2, "directory": tmp_path}
+  first = run_sweep(init, named, MEMBERS, DATA, **fields)
+  again = run_sweep(init, named, MEMBERS, DATA, **fields)
+  np.testing.assert_array_equal(first.losses, again.losses)
+
+
 def test_a_half_written_file_is_passed_over(tmp_path):
   """What a kill inside a write leaves: the temporary of any of the files."""
   whole = sweep()
