@@ -8,7 +8,8 @@ from setuptools import find_packages, setup
 _HERE = pathlib.Path(__file__).parent
 _INIT = (_HERE / "flax_depthmup" / "__init__.py").read_text()
 
-_EXPERIMENTS = ["matplotlib", "rich", "scikit-learn", "tqdm"]
+_EXPERIMENTS = ["grain", "matplotlib", "rich", "scikit-learn", "tqdm"]
+_TEXT = ["datasets", "tensorboardX", "tokenizers", "warcio", "zstandard"]
 
 setup(
   name="flax_depthmup",
@@ -22,6 +23,7 @@ setup(
   package_data={"flax_depthmup": ["py.typed"]},
   install_requires=[
     "absl-py",
+    "etils[epath]",
     "flax>=0.12",
     "jax>=0.10",
     "numpy",
@@ -31,6 +33,7 @@ setup(
   ],
   extras_require={
     "experiments": _EXPERIMENTS,
-    "test": [*_EXPERIMENTS, "pytest", "pytest-xdist", "ruff==0.17.6"],
+    "text": _TEXT,
+    "test": [*_EXPERIMENTS, *_TEXT, "pytest", "pytest-xdist", "ruff==0.17.6"],
   },
 )

@@ -3,6 +3,7 @@
 Layer: flax, mathematics; no optax.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,9 +14,9 @@ from flax import linen as nn
 from flax_depthmup.axes import Axes, Role
 from flax_depthmup.checks import check_size
 from flax_depthmup.errors import DepthMupError
+from flax_depthmup.forward_multipliers import multiplied_by_rule
 from flax_depthmup.initializers import normal, with_axes
 from flax_depthmup.parametrizations.base import Parametrization
-from flax_depthmup.scales import resolve
 
 
 class Dense(nn.Module):
@@ -78,10 +79,10 @@ class Dense(nn.Module):
     x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
     contracted = tuple(range(x.ndim - n_in, x.ndim)), tuple(range(n_in))
     y = jax.lax.dot_general(x, kernel, (contracted, ((), ())))
-    y = scaled(y, resolve(axes, shape, p).multiplier)
+    y = multiplied_by_rule(self, y, "kernel", axes, shape, p)
     if bias is None:
       return y
-    bias = scaled(bias, resolve(names, out, p).multiplier)
+    bias = multiplied_by_rule(self, bias, "bias", names, out, p)
     return y + bias.reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
 
 
@@ -106,7 +107,16 @@ class Embed(nn.Module):
   dtype: Any = None
   param_dtype: Any = jnp.float32
 
-  @nn.compact
+  def setup(self) -> None:
+    """Makes the table."""
+    check_size(self.num_embeddings, "num_embeddings")
+    check_size(self.features, "features")
+    p, shape = self.parametrization, (self.num_embeddings, self.features)
+    draw = normal(
+      self.axes, p, folded=False, base_std=self.base_std, trainable=self.trainable
+    )
+    self.embedding = self.param("embedding", draw, shape, self.param_dtype)
+
   def __call__(self, tokens: jax.Array) -> jax.Array:
     """Maps integer tokens of shape [...] to [..., features].
 
@@ -118,17 +128,34 @@ class Embed(nn.Module):
         f"Embed: tokens have dtype {tokens.dtype}; expected integers in "
         f"[0, {self.num_embeddings})"
       )
-    check_size(self.num_embeddings, "num_embeddings")
-    check_size(self.features, "features")
-    p, shape = self.parametrization, (self.num_embeddings, self.features)
-    draw = normal(
-      self.axes, p, folded=False, base_std=self.base_std, trainable=self.trainable
+    (table,) = nn.dtypes.promote_dtype(self._table(), dtype=self.dtype)
+    axes, shape = Axes.parse(self.axes), table.shape
+    # Rows are whole where they are looked up, so that batches stay where they are.
+    table = nn.with_logical_constraint(table, (axes.axes[0].name, None))
+    rows = jnp.take(table, tokens, axis=0)
+    return multiplied_by_rule(self, rows, "embedding", axes, shape, self.parametrization)
+
+  def attend(self, x: jax.Array) -> jax.Array:
+    """Maps x of shape [..., features] to [..., num_embeddings]: a tied readout.
+
+    With the forward multiplier of a readout; its init and updates stay those of
+    the embedding, which is right under width rules where the two agree (Table 8,
+    Table 9).
+    """
+    x, table = nn.dtypes.promote_dtype(x, self._table(), dtype=self.dtype)
+    ins, outs = Axes.parse(self.axes).axes
+    swapped = Axes(
+      (
+        dataclasses.replace(outs, role=Role.IN),
+        dataclasses.replace(ins, role=Role.OUT),
+      )
     )
-    table = self.param("embedding", draw, shape, self.param_dtype)
-    if not self.trainable:
-      table = jax.lax.stop_gradient(table)
-    (table,) = nn.dtypes.promote_dtype(table, dtype=self.dtype)
-    return scaled(jnp.take(table, tokens, axis=0), resolve(self.axes, shape, p).multiplier)
+    shape = table.shape[::-1]
+    y = x @ table.T
+    return multiplied_by_rule(self, y, "attend", swapped, shape, self.parametrization)
+
+  def _table(self) -> jax.Array:
+    return self.embedding if self.trainable else jax.lax.stop_gradient(self.embedding)
 
 
 class Readout(nn.Module):
@@ -177,14 +204,3 @@ def mean_subtraction(x: jax.Array) -> jax.Array:
   block, which dominates the dynamics in depth.
   """
   return x - jnp.mean(x, axis=-1, keepdims=True)
-
-
-def scaled(x: jax.Array, multiplier: float | jax.Array) -> jax.Array:
-  """x * multiplier in the dtype of x; no operation where the multiplier is 1.
-
-  The product is taken in float32 at least: bfloat16 would round the multiplier.
-  """
-  if isinstance(multiplier, float) and multiplier == 1.0:
-    return x
-  wide = jnp.promote_types(x.dtype, jnp.float32)
-  return (x * jnp.asarray(multiplier, wide)).astype(x.dtype)

@@ -67,6 +67,15 @@ class Annotated(struct.PyTreeNode, nn.meta.AxisMetadata):
       return self.replace(value=getattr(self.value, change)(index, params))
     return self
 
+  def get_partition_spec(self) -> jax.P:
+    """For `nn.get_partition_spec`: an inner box's own, or the names of the axes.
+
+    The names are logical ones, for `nn.logical_to_mesh_sharding`.
+    """
+    if isinstance(self.value, nn.meta.AxisMetadata):
+      return self.value.get_partition_spec()
+    return jax.P(*(axis.name for axis in self.axes.axes))
+
   @property
   def scales(self) -> Scales:
     """The numbers of this parameter."""

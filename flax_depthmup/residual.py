@@ -13,7 +13,7 @@ from flax import linen as nn
 
 from flax_depthmup.checks import check_size, is_number
 from flax_depthmup.errors import DepthMupError
-from flax_depthmup.layers import scaled
+from flax_depthmup.forward_multipliers import multiplied_branch
 from flax_depthmup.metadata import mark_branch, unmark_branch
 from flax_depthmup.parametrizations.base import Parametrization, check_parametrization
 
@@ -71,7 +71,8 @@ class Residual(nn.Module):
         f"Residual: the block {name} maps {x.shape} to {y.shape}; a branch must keep the "
         "shape of its input"
       )
-    return x + scaled(y, self.multiplier * p.branch_multiplier(depth)).astype(x.dtype)
+    multiplier = self.multiplier * p.branch_multiplier(depth)
+    return x + multiplied_branch(self.block, y, multiplier).astype(x.dtype)
 
 
 class ResidualStack(nn.Module):
@@ -83,13 +84,16 @@ class ResidualStack(nn.Module):
   Attributes:
     block: the branch: a linen module, a module class, or a partial of one.
       Called as block(x, *args); its output has the shape of x.
-    depth: L, the number of blocks.
+    depth: the number of blocks of this stack.
     parametrization: that of the block's own layers; gives the branch multiplier
       (L/L0)^(-alpha).
     multiplier: a, the branch multiplier at base depth; a number or a traced
       scalar.
     remat: recompute each block in the backward pass, so memory keeps only the
       inputs of the blocks.
+    total_depth: L, the number of blocks of the whole net, where this stack is one
+      stage of several; branch multiplier and depth factors follow it. None: the
+      stack is the whole net, L = depth.
   """
 
   block: nn.Module | Callable[..., nn.Module]
@@ -97,6 +101,7 @@ class ResidualStack(nn.Module):
   parametrization: Parametrization
   multiplier: float | jax.Array = 1.0
   remat: bool = False
+  total_depth: int | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
@@ -106,9 +111,16 @@ class ResidualStack(nn.Module):
     deterministic=True) stay Python values; `kwargs` take Python values only.
 
     Raises:
-      DepthMupError: see `Residual`.
+      DepthMupError: see `Residual`; or total_depth is less than depth.
     """
     check_size(self.depth, "depth")
+    total = self.depth if self.total_depth is None else self.total_depth
+    check_size(total, "total_depth")
+    if total < self.depth:
+      raise DepthMupError(
+        f"ResidualStack: total_depth={total} is less than depth={self.depth}; give the "
+        "number of blocks of the whole net, those of this stack among them"
+      )
     step = nn.remat(_Step, prevent_cse=False) if self.remat else _Step
     scanned = nn.scan(
       step,
@@ -123,9 +135,7 @@ class ResidualStack(nn.Module):
     is_array = [isinstance(arg, jax.Array | np.ndarray) for arg in args]
     arrays = tuple(a if is_a else None for a, is_a in zip(args, is_array, strict=True))
     flags = tuple(None if is_a else a for a, is_a in zip(args, is_array, strict=True))
-    blocks = scanned(
-      block, self.depth, self.parametrization, self.multiplier, flags, kwargs
-    )
+    blocks = scanned(block, total, self.parametrization, self.multiplier, flags, kwargs)
     return blocks(x, arrays)[0]
 
 

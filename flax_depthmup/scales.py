@@ -5,6 +5,7 @@ Layer: standard library only.
 
 import dataclasses
 import math
+from typing import Any
 
 from flax_depthmup.axes import Axes, Kind, Role
 from flax_depthmup.checks import check_nonnegative, check_size
@@ -21,6 +22,7 @@ class Scales:
   Attributes:
     kind: input, hidden, output, vector or scalar.
     axes: the annotation, written "stacked | in -> out".
+    axis_names: the names alone, one per axis of the shape, in its order.
     shape: the shape these scales were resolved for.
     init_std: standard deviation of the initialization; with `with_axes`, that
       of an initializer of gain 1. Biases and gains, which start at a constant,
@@ -35,6 +37,7 @@ class Scales:
 
   kind: Kind
   axes: str
+  axis_names: tuple[str, ...]
   shape: tuple[int, ...]
   init_std: float
   multiplier: float
@@ -47,6 +50,15 @@ class Scales:
   def update_factor(self) -> float:
     """n^(-c) (L/L0)^(-gamma), multiplies the output of Q; 0 where frozen."""
     return self.width_update_factor * self.depth_update_factor * self.trainable
+
+  def as_dict(self) -> dict[str, Any]:
+    """A description that JSON can hold."""
+    fields = dataclasses.asdict(self)
+    return (
+      fields
+      | {"kind": self.kind.value, "shape": list(self.shape)}
+      | {"axis_names": list(self.axis_names)}
+    )
 
 
 def resolve(
@@ -100,6 +112,7 @@ def resolve(
   return Scales(
     kind=p.kind(axes),
     axes=str(axes),
+    axis_names=tuple(axis.name for axis in axes.axes),
     shape=tuple(shape),
     init_std=base_std * power(row.std) * fold,
     multiplier=multiplier / fold,

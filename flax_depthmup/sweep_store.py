@@ -6,7 +6,8 @@
   state/                its newest saved state, with the losses up to there
 
 Every file is replaced whole; a state and its losses are saved together, so no
-two files have to agree. Layer: `checkpoint`.
+two files have to agree. Several processes share the directory: the first writes the
+files, all save the state. Layer: `checkpoint`, `processes`.
 """
 
 import dataclasses
@@ -15,13 +16,17 @@ import json
 import os
 import pathlib
 import shutil
+import time
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
+import jax
 import numpy as np
 
 from flax_depthmup.errors import DepthMupError
+from flax_depthmup.processes import gather, raise_together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +39,10 @@ class Wave:
 
 
 class SweepStore:
-  """The directory of one sweep; without a directory, it forgets everything."""
+  """The directory of one sweep; without a directory, it forgets everything.
+
+  With several processes, all of them make the same calls.
+  """
 
   def __init__(
     self,
@@ -42,32 +50,39 @@ class SweepStore:
     identity: dict[str, Any],
     save_seconds: float,
   ):
-    self.save_seconds = save_seconds
+    self._save_seconds, self._last_save = save_seconds, 0.0
     self._directory = None if directory is None else pathlib.Path(directory)
+    self._writes = self._directory is not None and jax.process_index() == 0
     self._checkpoints: dict[str, Any] = {}
     self._finished: list[Wave] = []
     if self._directory is None:
       return
-    try:
-      identity = json.loads(json.dumps(identity))
-    except TypeError as error:
-      raise DepthMupError(f"config cannot be written as JSON: {error}") from None
+    together(lambda: self._claim(identity) if self._writes else None)
+    together(lambda: self._load(identity))
+    if len({*gather(str(self.finished_members().tolist()))}) > 1:
+      raise DepthMupError(
+        f"directory={directory} holds other results for another process; give one that "
+        "all processes share"
+      )
+
+  def _claim(self, identity: dict[str, Any]) -> None:
     try:
       self._directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
       raise DepthMupError(
-        f"directory={directory} cannot be made: {error.strerror}; give another"
+        f"directory={self._directory} cannot be made: {error.strerror}; give another"
       ) from None
-    self._claim(identity)
-    count, steps = identity["count"], identity["steps"]
-    paths = sorted(self._directory.glob("members_*.npz"))
-    self._finished = [_read(path, count, steps) for path in paths]
-
-  def _claim(self, identity: dict[str, Any]) -> None:
     path = self._directory / "sweep.json"
     if not path.exists():
       replace(path, lambda file: file.write(json.dumps(identity, indent=1).encode()))
-      return
+
+  def _load(self, identity: dict[str, Any]) -> None:
+    path = self._directory / "sweep.json"
+    if not path.exists():
+      raise DepthMupError(
+        f"{path}, written by the first process, is not there for another; give a directory "
+        "that all processes share"
+      )
     try:
       found = json.loads(path.read_text())
     except ValueError:
@@ -82,6 +97,9 @@ class SweepStore:
           f"{path} holds another sweep: {key} is {found.get(key)}, this one has "
           f"{identity[key]}; use another directory, or delete that one"
         )
+    count, steps = identity["count"], identity["steps"]
+    paths = sorted(self._directory.glob("members_*.npz"))
+    self._finished = [_read(path, count, steps) for path in paths]
 
   def finished(self) -> Iterator[Wave]:
     """What former calls have finished."""
@@ -99,50 +117,77 @@ class SweepStore:
     Args:
       wave: at its start, with losses of shape [wave, steps].
       lanes: size of the wave with its padding, that of the state.
-      state: the initial one; it is what comes back when nothing was saved.
+      state: its shapes, dtypes and shardings. Step 0 and None come back when nothing
+        was saved.
     """
-    fresh = 0, state, wave.losses, wave.diverged
-    if self._directory is None or not (self._directory / "state").exists():
+    self._last_save = time.monotonic()
+    fresh = 0, None, wave.losses, wave.diverged
+    if self._directory is None or not _first((self._directory / "state").exists()):
       return fresh
     from flax_depthmup import checkpoint  # orbax is slow to import
 
     abstract = checkpoint.abstract({"state": state, "losses": wave.losses})
-    found = self._open(wave, lanes).latest(abstract)
-    if found is None or found[2]["members"] != wave.members.tolist():
+    try:
+      found = self._open(wave, lanes).latest(abstract)
+    except DepthMupError as error:
+      warnings.warn(
+        f"a saved state cannot be read and is passed over: {error}", stacklevel=2
+      )
+      self._drop(wave, lanes)
+      return fresh
+    if found is None:
       return fresh
     step, saved, note = found
+    if note["members"] != wave.members.tolist():
+      self._drop(wave, lanes)
+      return fresh
     return step, saved["state"], np.array(saved["losses"]), np.array(note["diverged"])
 
-  def flush(self, wave: Wave) -> None:
-    """Writes the losses so far of the wave in training, for whoever looks."""
-    if self._directory is not None:
-      _write(self._directory / "running.npz", wave)
+  def keep(self, step: int, wave: Wave, lanes: int, state: Any) -> None:
+    """Keeps the wave in training: its losses so far, now and then also its state.
 
-  def save(self, step: int, wave: Wave, lanes: int, state: Any) -> None:
-    """Saves the state of the wave in training, with all its losses."""
+    Args:
+      step: steps done.
+      wave: with losses of shape [wave, steps].
+      lanes: see `running`.
+      state: after these steps.
+    """
     if self._directory is None:
+      return
+    if self._writes:
+      so_far = dataclasses.replace(wave, losses=wave.losses[:, :step])
+      _write(self._directory / "running.npz", so_far)
+    if not _first(time.monotonic() - self._last_save >= self._save_seconds):
       return
     note = {"members": wave.members.tolist(), "diverged": wave.diverged.tolist()}
     saved = {"state": state, "losses": wave.losses}
     self._open(wave, lanes).save(step, saved, note)
+    self._last_save = time.monotonic()
 
   def finish(self, wave: Wave, lanes: int) -> None:
     """Writes the losses of a finished wave, and drops its state."""
-    if self._directory is None:
-      return
-    _write(self._directory / f"members_{wave.members[0]:05d}.npz", wave)
-    used = self._checkpoints.pop(self._name(wave, lanes), None)
-    if used is not None:
-      used.close()
-    shutil.rmtree(self._directory / "state" / self._name(wave, lanes), ignore_errors=True)
+    if self._writes:
+      _write(self._directory / f"members_{wave.members[0]:05d}.npz", wave)
+    if self._directory is not None:
+      self._drop(wave, lanes)
 
   def close(self, done: bool) -> None:
     """Ends the writing; when the sweep is done, only results stay."""
+    if jax.process_count() > 1 and not done:
+      return  # one that has failed alone must not wait for the others
     for checkpoints in self._checkpoints.values():
       checkpoints.close()
-    if self._directory is not None and done:
+    if self._writes and done:
       shutil.rmtree(self._directory / "state", ignore_errors=True)
       (self._directory / "running.npz").unlink(missing_ok=True)
+
+  def _drop(self, wave: Wave, lanes: int) -> None:
+    used = self._checkpoints.pop(self._name(wave, lanes), None)
+    if used is not None:
+      used.close()
+    if self._writes:
+      folder = self._directory / "state" / self._name(wave, lanes)
+      shutil.rmtree(folder, ignore_errors=True)
 
   def _name(self, wave: Wave, lanes: int) -> str:
     """States of another layout over devices have other shapes: another folder."""
@@ -161,10 +206,33 @@ class SweepStore:
 def fingerprint(arrays: list[Any]) -> str:
   """A hash of arrays: dtypes, shapes and values."""
   digest = hashlib.sha256()
-  for array in map(np.asarray, arrays):
+  for array in arrays:
+    if hasattr(array, "dtype") and jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+      array = jax.random.key_data(array)
+    array = np.asarray(array)
     digest.update(f"{array.dtype}{array.shape}".encode())
     digest.update(np.ascontiguousarray(array).tobytes())
   return digest.hexdigest()
+
+
+def _first(value: Any) -> Any:
+  """The value that the first process has."""
+  return json.loads(gather(json.dumps(value))[0])
+
+
+def together(action: Callable[[], Any]) -> Any:
+  """What an action gives; raises in all processes when it fails in one.
+
+  Raises:
+    DepthMupError: one has raised this.
+  """
+  result = failure = None
+  try:
+    result = action()
+  except DepthMupError as error:
+    failure = error
+  raise_together(failure)
+  return result
 
 
 def replace(path: pathlib.Path, write: Callable[[IO[bytes]], Any]) -> None:

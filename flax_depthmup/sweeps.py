@@ -1,29 +1,32 @@
 """The sweep engine: a grid of training runs of one architecture as one program.
 
 Members (learning rate x block multiplier x seed, or whatever differs in value
-but not in shape) are laid over all local devices and trained in waves of as
-many as fit; a wave trains in chunks of steps. Every wave runs the same compiled
-program. Knows no model and no optimizer: it maps two pure functions.
+but not in shape) are laid along the axis "sweep" of a mesh, each split along its
+other axes, and trained in waves of as many as fit; a wave trains in chunks of
+steps. Every wave runs the same compiled program. Knows no model and no optimizer:
+it maps two pure functions.
 
-Layer: jax, `checkpoint`, `sweep_store`.
+Layer: jax, `sweep_engine`, `sweep_mesh`, `sweep_program`, `sweep_store`.
 """
 
 import dataclasses
+import json
 import pathlib
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import Mesh
 
 from flax_depthmup.checks import check_size
-from flax_depthmup.sweep_program import Init, Step, check_members, program_text
-from flax_depthmup.sweep_store import SweepStore, Wave, fingerprint
-
-_AXIS = "sweep"
+from flax_depthmup.errors import DepthMupError
+from flax_depthmup.identity import as_json, difference
+from flax_depthmup.processes import gather
+from flax_depthmup.sweep_engine import ChunkDone, Engine
+from flax_depthmup.sweep_mesh import Layout, StateSpecs, check_specs, lay_out
+from flax_depthmup.sweep_program import Init, Step, check_members, trace
+from flax_depthmup.sweep_store import SweepStore, fingerprint, together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,26 +43,6 @@ class SweepResult:
   diverged: np.ndarray
 
 
-@dataclasses.dataclass(frozen=True)
-class ChunkDone:
-  """What `on_chunk` is told after every chunk.
-
-  Attributes:
-    member_steps: training steps newly done, summed over members; members found
-      diverged count as if they went on, so that the total is members * steps.
-    wave_done: these members have finished.
-    members: [wave] indices of the members of the wave.
-    losses: [wave, steps so far] their losses.
-    diverged: [wave] bool.
-  """
-
-  member_steps: int
-  wave_done: bool
-  members: np.ndarray
-  losses: np.ndarray
-  diverged: np.ndarray
-
-
 def run_sweep(
   init: Init,
   step: Step,
@@ -67,6 +50,8 @@ def run_sweep(
   data: Any = None,
   *,
   steps: int,
+  mesh: Mesh | None = None,
+  state_specs: StateSpecs | None = None,
   chunk: int = 100,
   per_device: int | None = None,
   directory: str | pathlib.Path | None = None,
@@ -75,6 +60,9 @@ def run_sweep(
   on_chunk: Callable[[ChunkDone], None] | None = None,
 ) -> SweepResult:
   """Trains every member for `steps` steps.
+
+  With several processes, every one makes the same call, with the whole of members
+  and data, and gets the whole result.
 
   Args:
     init: (member, data) -> state, pure and traceable; the same shapes for every
@@ -86,11 +74,22 @@ def run_sweep(
       `step`.
     data: any tree of arrays, given to both functions on every device.
     steps: training steps of each member.
+    mesh: its axes are of type Auto, and one is "sweep"; each index along it is a
+      lane with members of its own, the devices along the other axes share them.
+      It is the ambient mesh of `init` and `step`, which may split what they compute
+      along the other axes by `jax.lax.with_sharding_constraint(x, jax.P(...))`.
+      None: every device of the only process is a lane.
+    state_specs: from the shapes and dtypes of one member's state to the tree of
+      `jax.P` (or `NamedSharding`), or a prefix of it, that says how it is split
+      along the axes of the mesh but "sweep". None, also as a leaf: not split, every
+      device of a lane holds the whole.
     chunk: steps between two reports.
-    per_device: members trained at once on each device, vectorized by `vmap`.
+    per_device: members trained at once on each lane, vectorized by `vmap`.
       None: 1 on CPU, where it is the fastest; elsewhere all.
     directory: where results and state are kept, so that an interrupted call,
-      made again, continues with bitwise the same result. None keeps nothing.
+      made again, continues with bitwise the same result. On another mesh it
+      continues with the same up to rounding, the members in training from their
+      start unless a wave has as many. All processes share it. None keeps nothing.
     config: a description to keep with the results, as JSON values. A call that
       finds `directory` made under another config, members, data, or program
       (the traced `init` and `step`) is refused.
@@ -101,28 +100,37 @@ def run_sweep(
   Raises:
     DepthMupError: `step` changes the shape of the state or gives no scalar loss,
       members of different lengths, a size that is not positive, a
-      directory of another sweep or with an unreadable file.
+      directory of another sweep or with an unreadable file, a mesh or specs that do
+      not fit, several processes without a mesh or with different calls.
   """
-  members = check_members(members)
-  check_size(steps, "steps")
-  check_size(chunk, "chunk")
+
+  def prepare():
+    values = check_members(members)
+    check_size(steps, "steps")
+    check_size(chunk, "chunk")
+    on, per_lane = lay_out(mesh, per_device, len(next(iter(values.values()))))
+    with jax.set_mesh(on):
+      one = {name: v[0] for name, v in values.items()}
+      state, program = trace(init, step, one, data)
+    layout = Layout(on, per_lane, state, check_specs(state_specs, state, on))
+    return values, layout, program, as_json(dict(config or {}), "config")
+
+  members, layout, program, config = together(prepare)
   count = len(next(iter(members.values())))
-  devices = jax.local_devices()
-  if per_device is None:
-    per_device = 1 if devices[0].platform == "cpu" else -(-count // len(devices))
-  check_size(per_device, "per_device")
-  program = program_text(init, step, {k: v[0] for k, v in members.items()}, data)
-  identity = {
+  kept = directory is not None or jax.process_count() > 1
+  what = {
     "steps": int(steps),
     "count": count,
     "members": {name: fingerprint([v]) for name, v in members.items()},
-    "config": dict(config or {}),
+    "config": config,
     "program": fingerprint([np.frombuffer(program.encode(), np.uint8)]),
-    "data": None if directory is None else fingerprint(jax.tree.leaves(data)),
+    "data": fingerprint(jax.tree.leaves(data)) if kept else None,
   }
-  store = SweepStore(directory, identity, save_seconds)
-  devices = devices[: -(-count // per_device)]
-  engine = _Engine(init, step, data, devices, per_device, chunk, steps)
+  _check_alike(
+    {**what, "chunk": int(chunk), "directory": str(directory), **layout.described()}
+  )
+  store = SweepStore(directory, what, save_seconds)
+  engine = Engine(init, step, data, layout, chunk, steps)
   report = on_chunk or (lambda done: None)
 
   losses = np.full((count, steps), np.nan, np.float32)
@@ -147,103 +155,12 @@ def run_sweep(
   return SweepResult(losses, diverged)
 
 
-class _Engine:
-  """The two compiled programs, and the loop over the chunks of one wave."""
-
-  def __init__(self, init, step, data, devices, per_device, chunk, steps):
-    mesh = jax.make_mesh(
-      (len(devices),), (_AXIS,), axis_types=(AxisType.Auto,), devices=devices
-    )
-    self.wave = per_device * len(devices)
-    self._chunk, self._steps = chunk, steps
-    self._split = NamedSharding(mesh, jax.P(_AXIS))
-    self._data = jax.device_put(data, NamedSharding(mesh, jax.P()))
-    each, all_of = jax.P(_AXIS), jax.P()
-
-    def on_each_device(f, in_specs, donate=()):
-      local = jax.shard_map(
-        f, mesh=mesh, in_specs=in_specs, out_specs=each, check_vma=False
+def _check_alike(call: dict[str, Any]) -> None:
+  """Raises `DepthMupError` in all processes unless all have made this call."""
+  first, *others = map(json.loads, gather(json.dumps(call)))
+  for process, other in enumerate(others, 1):
+    if found := difference(first, other):
+      found = found.replace("this run", f"process {process}")
+      raise DepthMupError(
+        f"run_sweep: in process 0 {found}; every process must make the same call"
       )
-      return jax.jit(local, donate_argnums=donate)
-
-    self._init = on_each_device(
-      lambda members, data: _map_members(lambda m: init(m, data), members),
-      (each, all_of),
-    )
-    self._train = on_each_device(
-      _train_chunk(step, chunk), (each, each, each, all_of, all_of, all_of), donate=(0,)
-    )
-
-  def train(
-    self, wave: np.ndarray, members: dict[str, np.ndarray], store: SweepStore
-  ) -> Iterator[ChunkDone]:
-    """Trains one wave, yielding after each chunk; continues what `store` holds."""
-    real, pad = len(wave), self.wave - len(wave)
-    padded = {name: np.pad(v, (0, pad), mode="edge") for name, v in members.items()}
-    members = jax.device_put(padded, self._split)
-    state = self._init(members, self._data)
-    losses = np.full((real, self._steps), np.nan, np.float32)
-    empty = Wave(wave, losses, np.zeros(real, bool))
-    start, state, losses, diverged = store.running(empty, self.wave, state)
-    last_save = time.monotonic()
-    if start:
-      yield self._report(wave, start, start, losses, diverged)
-    while start < self._steps:
-      stop = min(start + self._chunk, self._steps)
-      alive = np.pad(~diverged, (0, pad))  # the padding is not trained
-      if alive.any():
-        put = jax.device_put(alive, self._split)
-        state, new, finite = self._train(state, members, put, start, stop, self._data)
-        losses[:, start:stop] = np.asarray(new)[:real, : stop - start]
-        diverged = diverged | ~np.asarray(finite)[:real]
-      if stop == self._steps:
-        store.finish(Wave(wave, losses, diverged), self.wave)
-      else:
-        store.flush(Wave(wave, losses[:, :stop], diverged))
-        if time.monotonic() - last_save >= store.save_seconds:
-          store.save(stop, Wave(wave, losses, diverged), self.wave, state)
-          last_save = time.monotonic()
-      yield self._report(wave, stop, stop - start, losses, diverged)
-      start = stop
-
-  def _report(self, wave, stop, new, losses, diverged) -> ChunkDone:
-    done = stop == self._steps
-    return ChunkDone(new * len(wave), done, wave, losses[:, :stop].copy(), diverged.copy())
-
-
-def _map_members(f: Callable[..., Any], *trees: Any) -> Any:
-  """f over the leading axis; one member alone is not vectorized."""
-  if jax.tree.leaves(trees)[0].shape[0] == 1:
-    out = f(*jax.tree.map(lambda x: x[0], trees))
-    return jax.tree.map(lambda x: jnp.asarray(x)[None], out)
-  return jax.vmap(f)(*trees)
-
-
-def _train_chunk(step: Step, chunk: int) -> Callable[..., Any]:
-  """(state, members, alive, start, stop, data) -> (state, losses, finite).
-
-  A dynamic trip count: the last chunk, shorter, runs the same program.
-  """
-
-  def train(state, members, alive, start, stop, data):
-    # Where no member of this device is alive there is nothing to do.
-    end = jnp.where(jnp.any(alive), stop, start)
-    done = jnp.arange(chunk) < end - start
-
-    def one(state, member, alive):
-      def body(t, carry):
-        state, losses = carry
-        state, loss = step(state, member, t, data)
-        return state, losses.at[t - start].set(jnp.asarray(loss, jnp.float32))
-
-      losses = jnp.full(chunk, jnp.nan, jnp.float32)
-      state, losses = jax.lax.fori_loop(start, end, body, (state, losses))
-      finite = alive & jnp.all(jnp.isfinite(losses) | ~done)
-      for leaf in jax.tree.leaves(state):
-        if jnp.issubdtype(leaf.dtype, jnp.inexact):
-          finite &= jnp.all(jnp.isfinite(leaf))
-      return state, jnp.where(alive, losses, jnp.nan), finite
-
-    return _map_members(one, state, members, alive)
-
-  return train

@@ -77,6 +77,11 @@ def trainable(scales: Any) -> Any:
   return jax.tree.map(lambda s: s.trainable, scales, is_leaf=is_scales)
 
 
+def scales_as_dict(scales: Any) -> dict[str, dict[str, Any]]:
+  """Parameter name -> its scales, as JSON can hold them; for checkpoints and records."""
+  return {name: s.as_dict() for name, s in _by_name(scales).items()}
+
+
 def _by_name(scales: Any) -> dict[str, Scales]:
   table = dict(named_leaves(scales))
   for name, leaf in table.items():

@@ -10,12 +10,15 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 def test_python_blocks_run(capsys):
   blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-  assert len(blocks) == 2
+  assert len(blocks) == 3
   names: dict = {}
   for block in blocks:
     exec(block, names)
   assert "redundant (ODE)" in capsys.readouterr().out
-  assert all(np.isfinite(x).all() for x in names["params"]["block"]["Dense_0"].values())
+  scanned = names["stack"].apply({"params": names["block_params"]}, np.ones((8, 128)))
+  assert np.isfinite(scanned).all()
+  assert np.isfinite(names["logits"]).all()
+  assert names["text"].shape == (8, 8)
 
 
 def test_what_it_links_to_is_there():

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import flax_depthmup as dmup
-from experiments._lib.classification import Task
 from experiments._lib.data import load
+from experiments._lib.task import Task
 from flax_depthmup.sweeps import run_sweep
 
 STEPS, BASE = 40, 4

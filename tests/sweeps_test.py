@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AxisType
 
 from flax_depthmup import DepthMupError
 from flax_depthmup.sweeps import run_sweep
@@ -47,6 +48,10 @@ def step(state, member, t, data):
 
 
 def sweep(**fields):
+  """On four lanes, unless told otherwise: six members make two waves."""
+  if "mesh" not in fields:
+    types, devices = (AxisType.Auto,), jax.devices()[:4]
+    fields["mesh"] = jax.make_mesh((4,), ("sweep",), axis_types=types, devices=devices)
   return run_sweep(init, step, MEMBERS, DATA, **({"steps": STEPS, "chunk": 5} | fields))
 
 
@@ -63,7 +68,7 @@ def one_after_another():
 
 @pytest.mark.parametrize("per_device", [None, 1, 2, 6])
 def test_every_member_is_as_if_trained_alone(per_device):
-  result = sweep(per_device=per_device)
+  result = sweep(per_device=per_device, mesh=None)
   expected = one_after_another()
   healthy = [0, 1, 2, 3, 5]
   np.testing.assert_allclose(result.losses[healthy], expected[healthy], rtol=1e-4)
@@ -89,7 +94,7 @@ def test_a_diverged_member_is_marked_and_hurts_nobody(per_device):
   assert np.isnan(result.losses[4, 7:]).all()
   healthy = [0, 1, 2, 3, 5]
   np.testing.assert_array_equal(
-    result.losses[healthy], sweep(per_device=per_device).losses[healthy]
+    result.losses[healthy], sweep(per_device=per_device, mesh=None).losses[healthy]
   )
 
 
@@ -213,7 +218,7 @@ def test_a_state_of_another_layout_and_back(per_device, tmp_path):
   """Stopped on four lanes, gone on with six and stopped, gone on with four."""
   whole = sweep()
   interrupted_after(3, tmp_path)
-  interrupted_after(1, tmp_path, per_device=per_device, chunk=1)
+  interrupted_after(1, tmp_path, per_device=per_device, chunk=1, mesh=None)
   (tmp_path / "running.npz").unlink(missing_ok=True)
   again = sweep(directory=tmp_path)
   np.testing.assert_allclose(again.losses, whole.losses, rtol=1e-4)

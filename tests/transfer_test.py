@@ -133,7 +133,7 @@ def test_a_far_optimum_is_refused_though_its_slope_is_small():
   v = transfer_verdict(far)["p"]
   assert abs(v["octaves_per_doubling"]) < 0.2
   assert v["transfers"] is False
-  assert "octaves from the shallowest" in v["reason"]
+  assert "octaves from the smallest" in v["reason"]
 
 
 def test_a_loss_of_zero_is_a_small_loss():

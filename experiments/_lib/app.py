@@ -7,10 +7,19 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from absl import app, logging
+from absl import app, flags, logging
 from tqdm import tqdm
 
 from flax_depthmup import DepthMupError
+
+_DISTRIBUTED = flags.DEFINE_boolean(
+  "distributed", False, "Join the processes of a pod or cluster."
+)
+_COORDINATOR = flags.DEFINE_string(
+  "coordinator", None, "host:port of process 0, where no scheduler tells."
+)
+_PROCESSES = flags.DEFINE_integer("processes", None, "How many; likewise.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Of this one, from 0; likewise.")
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
@@ -21,6 +30,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
       if len(argv) > 1:
         raise DepthMupError(f"unexpected argument {argv[1]!r}; flags start with --")
       use_all_cores()
+      start_distributed()
       main(argv)
     except (DepthMupError, OSError) as error:  # an OSError names its file
       print(f"error: {error}", file=sys.stderr)
@@ -33,6 +43,27 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
   app.run(guarded)
 
 
+def start_distributed() -> None:
+  """Joins the processes of this run, before anything touches a device.
+
+  Raises:
+    DepthMupError: no cluster was found, or the addresses given are not enough.
+  """
+  given = (_COORDINATOR.value, _PROCESSES.value, _PROCESS_ID.value)
+  if not _DISTRIBUTED.value:
+    if any(value is not None for value in given):
+      raise DepthMupError("--coordinator, --processes, --process_id need --distributed")
+    return
+  try:
+    jax.distributed.initialize(*given)
+  except (ValueError, RuntimeError) as error:
+    first = str(error).splitlines()[0]
+    raise DepthMupError(
+      f"--distributed: the processes cannot join ({first}); outside of a TPU pod, Slurm, "
+      "Kubernetes and MPI give --coordinator=host:port --processes=N --process_id=I"
+    ) from None
+
+
 def use_all_cores() -> None:
   """One CPU device per core this process may use, so a sweep's members run at once.
 
@@ -43,6 +74,16 @@ def use_all_cores() -> None:
     return
   with contextlib.suppress(RuntimeError):
     jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+
+
+def once(action: Callable[[], Any]) -> None:
+  """Does it in the first process while the others wait."""
+  if jax.process_index() == 0:
+    action()
+  if jax.process_count() > 1:
+    from jax.experimental import multihost_utils
+
+    multihost_utils.sync_global_devices("once")
 
 
 def progress(**fields: Any) -> tqdm:

@@ -1,13 +1,15 @@
-"""Image classification sets, from their official files or embedded."""
+"""Training sets in memory: images from their official files, windows of text."""
 
 import dataclasses
 import gzip
+import hashlib
 import pathlib
 import struct
 import zlib
 
 import numpy as np
 
+from experiments._lib.shards import open_shards
 from flax_depthmup import DepthMupError
 
 #: Labels of every set here.
@@ -20,16 +22,64 @@ class Dataset:
 
   Attributes:
     x: [examples, features] float32, of mean 0 and variance 1 (over the whole
-      set for grey images, per channel for colour).
-    y: [examples] int32 labels, 0 to 9.
+      set for grey images, per channel for colour); of text, [examples, length]
+      int32 tokens.
+    y: [examples] int32 labels, 0 to 9; of text, the next token of each in x.
+    shape: of an image before its pixels were laid in a row, (channels, height,
+      width); None for text.
+    vocab: number of different tokens; None for images.
   """
 
   x: np.ndarray
   y: np.ndarray
+  shape: tuple[int, int, int] | None = None
+  vocab: int | None = None
+
+  def images(self) -> "Dataset":
+    """The same with x of shape [examples, height, width, channels]."""
+    x = self.x.reshape(-1, *self.shape).transpose(0, 2, 3, 1)
+    return dataclasses.replace(self, x=np.ascontiguousarray(x))
+
+
+def text(folder: str | pathlib.Path, length: int) -> Dataset:
+  """Windows of `length` tokens of the training split of packed token shards.
+
+  Raises:
+    DepthMupError: see `open_shards`; no window fits.
+  """
+  shards = open_shards(folder, "train")
+  windows = shards.windows(length)
+  tokens = np.stack([windows[i] for i in range(len(windows))])
+  return Dataset(tokens[:, :-1], tokens[:, 1:], vocab=shards.vocab_size)
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+  """A training and a test part.
+
+  Attributes:
+    train: standardized with its own mean and variance.
+    test: of images of the same shape, standardized with those of the training part.
+    fingerprint: of both, as they were read.
+  """
+
+  train: Dataset
+  test: Dataset
+  fingerprint: str
+
+
+def check_name(name: str, data_dir: str | None) -> None:
+  """Raises `DepthMupError` unless it names a set of images, and a folder if needed."""
+  if name not in DATASETS:
+    raise DepthMupError(f"--dataset={name}: expected one of {', '.join(DATASETS)}")
+  if name != "digits" and data_dir is None:
+    raise DepthMupError(
+      f"--dataset={name} is read from its official files: give their folder with --data_dir"
+    )
 
 
 def load(name: str, data_dir: str | None) -> Dataset:
-  """The training part of "digits", "mnist" or "cifar10".
+  """The training part of "mnist" or "cifar10", or all of "digits".
 
   Args:
     name: digits comes with scikit-learn; the others are read from `data_dir`.
@@ -41,15 +91,44 @@ def load(name: str, data_dir: str | None) -> Dataset:
   Raises:
     DepthMupError: unknown name, a file is missing, truncated or of another kind.
   """
-  if name not in DATASETS:
-    raise DepthMupError(f"--dataset={name}: expected one of {', '.join(DATASETS)}")
+  check_name(name, data_dir)
   if name == "digits":
-    return _digits()
-  if data_dir is None:
+    x, y = _digits()
+  else:
+    x, y = DATASETS[name](pathlib.Path(data_dir), "train")
+  return _standardized(x, y, x)
+
+
+def load_splits(name: str, data_dir: str | None) -> Splits:
+  """Training and test part.
+
+  Args:
+    name: of digits, the last fifth is for testing.
+    data_dir: as for `load`, with t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte,
+      or test_batch.bin, besides.
+
+  Raises:
+    DepthMupError: as for `load`, or the images of the two have different shapes.
+  """
+  check_name(name, data_dir)
+  if name == "digits":
+    x, y = _digits()
+    cut = len(x) - len(x) // 5
+    train, test = (x[:cut], y[:cut]), (x[cut:], y[cut:])
+  else:
+    train, test = (DATASETS[name](pathlib.Path(data_dir), part) for part in _PARTS)
+  shapes = [x.shape[1:] for x, _ in (train, test)]
+  if shapes[0] != shapes[1]:
     raise DepthMupError(
-      f"--dataset={name} is read from its official files: give their folder with --data_dir"
+      f"{data_dir} holds training images of shape {shapes[0]} but test images of shape "
+      f"{shapes[1]}; give the files of one set"
     )
-  return DATASETS[name](pathlib.Path(data_dir))
+  digest = hashlib.sha256(repr([x.shape for x, _ in (train, test)]).encode())
+  for array in (*train, *test):
+    digest.update(np.ascontiguousarray(array))
+  return Splits(
+    *(_standardized(*part, by=train[0]) for part in (train, test)), digest.hexdigest()
+  )
 
 
 def epoch_order(seed: int, examples: int, length: int) -> np.ndarray:
@@ -62,22 +141,31 @@ def epoch_order(seed: int, examples: int, length: int) -> np.ndarray:
   return np.concatenate(shuffles)[:length].astype(np.int32)
 
 
-def _digits() -> Dataset:
+#: Images [examples, channels, height, width] and labels [examples], bytes.
+_Part = tuple[np.ndarray, np.ndarray]
+
+#: Part of a set -> what messages call it.
+_PARTS = {"train": "training", "test": "test"}
+
+
+def _digits() -> _Part:
   from sklearn.datasets import load_digits
 
   x, y = load_digits(return_X_y=True)
-  return Dataset(_standardized(x, axis=None), y.astype(np.int32))
+  return x.astype(np.uint8).reshape(-1, 1, 8, 8), y.astype(np.uint8)
 
 
-def _mnist(folder: pathlib.Path) -> Dataset:
-  x = _idx(folder, "train-images-idx3-ubyte", 3)
-  y = _idx(folder, "train-labels-idx1-ubyte", 1)
-  if len(x) != len(y):
+def _mnist(folder: pathlib.Path, part: str) -> _Part:
+  prefix = {"train": "train", "test": "t10k"}[part]
+  x = _idx(folder, f"{prefix}-images-idx3-ubyte", 3)
+  y = _idx(folder, f"{prefix}-labels-idx1-ubyte", 1)
+  if len(x) != len(y) or not len(x):
     raise DepthMupError(
-      f"{folder} holds {len(x)} training images but {len(y)} labels; give the two "
-      "files of one set"
+      f"{folder} holds {len(x)} {_PARTS[part]} images but {len(y)} labels; give the two "
+      "files of one set, which is not empty"
     )
-  return Dataset(_standardized(x, None).reshape(len(x), -1), _labels(y, folder))
+  _check_labels(y, folder)
+  return x[:, None], y
 
 
 def _idx(folder: pathlib.Path, name: str, dims: int) -> np.ndarray:
@@ -106,12 +194,13 @@ def _idx(folder: pathlib.Path, name: str, dims: int) -> np.ndarray:
 _CIFAR_RECORD = 1 + 3 * 32 * 32
 
 
-def _cifar10(folder: pathlib.Path) -> Dataset:
+def _cifar10(folder: pathlib.Path, part: str) -> _Part:
   inner = folder / "cifar-10-batches-bin"
   folder = inner if inner.is_dir() else folder
+  names = [f"data_batch_{i}" for i in range(1, 6)] if part == "train" else ["test_batch"]
   records = []
-  for i in range(1, 6):
-    path = folder / f"data_batch_{i}.bin"
+  for name in names:
+    path = folder / f"{name}.bin"
     if not path.is_file():
       raise DepthMupError(
         f"{folder} has no {path.name}; point --data_dir at the unpacked binary version "
@@ -125,21 +214,22 @@ def _cifar10(folder: pathlib.Path) -> Dataset:
       )
     records.append(content.reshape(-1, _CIFAR_RECORD))
   table = np.concatenate(records)
-  images = table[:, 1:].reshape(-1, 3, 32, 32)
-  x = _standardized(images, axis=(0, 2, 3)).reshape(len(images), -1)
-  return Dataset(x, _labels(table[:, 0], folder))
+  _check_labels(table[:, 0], folder)
+  return table[:, 1:].reshape(-1, 3, 32, 32), table[:, 0]
 
 
-def _labels(y: np.ndarray, folder: pathlib.Path) -> np.ndarray:
-  if y.max() > 9:
+def _check_labels(y: np.ndarray, folder: pathlib.Path) -> None:
+  if y.max() >= CLASSES:
     raise DepthMupError(f"{folder} holds the label {y.max()}; expected 0 to 9")
-  return y.astype(np.int32)
 
 
-def _standardized(x: np.ndarray, axis: tuple[int, ...] | None) -> np.ndarray:
-  x = x.astype(np.float32)
-  mean, std = (f(x, axis=axis, keepdims=True) for f in (np.mean, np.std))
-  return (x - mean) / std
+def _standardized(x: np.ndarray, y: np.ndarray, by: np.ndarray) -> Dataset:
+  """Images with the mean and deviation that `by` has, channel by channel, removed."""
+  by = by.astype(np.float32)
+  mean, std = (f(by, axis=(0, 2, 3), keepdims=True) for f in (np.mean, np.std))
+  flat = ((x.astype(np.float32) - mean) / std).reshape(len(x), -1)
+  return Dataset(flat, y.astype(np.int32), x.shape[1:])
 
 
+#: Name -> reader of a part; digits are no files.
 DATASETS = {"digits": None, "mnist": _mnist, "cifar10": _cifar10}

@@ -1,6 +1,8 @@
 """Reading flag values; every error names the flag, the value and the remedy."""
 
 import math
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from absl import flags
 
@@ -11,6 +13,30 @@ LONGEST = 10_000  # values of a grid; more is a slip
 
 #: Shared by every entry point.
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for results.")
+
+# Shared by the entry points that train; each has defaults of its own, which its
+# module's text states.
+flags.DEFINE_string("dataset", None, "digits, mnist, cifar10; text for a transformer.")
+flags.DEFINE_string("data_dir", None, "Folder of images, or of prepared token shards.")
+flags.DEFINE_integer("width", None, "Width of the net.")
+flags.DEFINE_integer("depth", None, "Blocks, or layers, of the net.")
+flags.DEFINE_integer("base_width", None, "Width of the base net.")
+flags.DEFINE_integer("base_depth", None, "Depth of the base net.")
+flags.DEFINE_integer("steps", None, "Training steps.")
+flags.DEFINE_integer("batch_size", None, "Examples a step, over all devices.")
+flags.DEFINE_string("optimizer", None, "adam, sgd, momentum, adagrad, lion or rmsprop.")
+flags.DEFINE_string("activation", None, "relu, abs, tanh, gelu or identity.")
+flags.DEFINE_integer("block_depth", None, "Weight matrices in a branch.")
+flags.DEFINE_boolean("pre_nonlinearity", False, "W phi(x) blocks.")
+flags.DEFINE_string("norm", None, "Of a branch's input: layer_norm or rms_norm.")
+flags.DEFINE_float("block_multiplier", None, "Branch multiplier at base depth.")
+flags.DEFINE_boolean("train_boundary", None, "Train the input and output layers too.")
+flags.DEFINE_integer("head_dim", None, "Size of an attention head; heads grow with width.")
+flags.DEFINE_integer("sequence_length", None, "Tokens of a training example.")
+flags.DEFINE_integer("patch", None, "Stride of a ResNet's stem.")
+flags.DEFINE_string(
+  "mesh", None, "Devices by axis: sweep, data, fsdp, model, as in data:2,fsdp:-1."
+)
 
 PRESETS = {
   "standard": dmup.standard,
@@ -64,7 +90,9 @@ def integers(values: list[str], flag: str) -> tuple[int, ...]:
   return tuple(sorted(numbers))
 
 
-def parametrization(text: str, base_width: int, base_depth: int) -> dmup.Parametrization:
+def parametrization(
+  text: str, base_width: int | Mapping[str, int], base_depth: int
+) -> dmup.Parametrization:
   """A preset's name, or "alpha:gamma" such as 0.5:0 or 1/2:1/2.
 
   Raises:
@@ -80,6 +108,19 @@ def parametrization(text: str, base_width: int, base_depth: int) -> dmup.Paramet
       "alpha:gamma, such as 0.5:0"
     )
   return dmup.depthwise(alpha=alpha, gamma=gamma, **sizes)
+
+
+def default(value: Any, otherwise: Any) -> Any:
+  """A flag's value, or the entry point's own default where it was not given."""
+  return otherwise if value is None else value
+
+
+def refuse(entry: str, names: Iterable[str]) -> None:
+  """Raises `DepthMupError` where a shared flag is given that `entry` has no use for."""
+  for name in names:
+    value = flags.FLAGS[name].value
+    if value is not None:
+      raise DepthMupError(f"--{name}={value}: {entry} has none; leave it out")
 
 
 def positive(value: float, flag: str) -> None:

@@ -10,9 +10,13 @@ Records = list[dict[str, Any]]
 
 
 def draw(
-  records: Records, verdicts: dict[str, Any], title: str, path: pathlib.Path
+  records: Records,
+  verdicts: dict[str, Any],
+  size: str,
+  title: str,
+  path: pathlib.Path,
 ) -> None:
-  """A panel per parametrization, a curve per depth, the optima marked.
+  """A panel per parametrization, a curve per size, the optima marked.
 
   Bands span the seeds; crosses at the top are rates at which a seed diverged.
   """
@@ -25,24 +29,24 @@ def draw(
   figure, axes = plt.subplots(
     1, count, figsize=(4.4 * count, 4.2), sharey=True, squeeze=False, layout="constrained"
   )
-  depths = sorted({r["depth"] for r in records})
-  colors = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(depths)))
+  sizes = sorted({r[size] for r in records})
+  colors = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(sizes)))
   top = _top(records)
   for ax, (name, verdict) in zip(axes[0], verdicts.items(), strict=True):
     own = [r for r in records if r["parametrization"] == name]
-    for i, (depth, color) in enumerate(zip(depths, colors, strict=True)):
-      curve = [r for r in own if r["depth"] == depth]
-      _curve(ax, curve, verdict["optimum_log2_lr"].get(str(depth)), color, top, i)
-    above = _depths_above(own, top)
+    for i, (n, color) in enumerate(zip(sizes, colors, strict=True)):
+      curve = [r for r in own if r[size] == n]
+      _curve(ax, str(n), curve, verdict["optimum_log2_lr"].get(str(n)), color, top, i)
+    above = _sizes_above(own, size, top)
     if above:
       where = {"x": 0.02, "y": 0.02, "transform": ax.transAxes, "fontsize": 8}
-      ax.text(s=f"depth {', '.join(map(str, above))}: above this axis", **where)
+      ax.text(s=f"{size} {', '.join(map(str, above))}: above this axis", **where)
     ax.set_title(f"{name}\n{_headline(verdict)}", fontsize=10)
     ax.set_xlabel("log2 learning rate")
     ax.grid(alpha=0.25)
   axes[0, 0].set_ylabel("log training loss")
   axes[0, 0].set_ylim(_bottom(records), top)
-  axes[0, 0].legend(title="depth", fontsize=8)
+  axes[0, 0].legend(title=size, fontsize=8)
   figure.suptitle(title, fontsize=11)
   figure.savefig(path, dpi=110)
   plt.close(figure)
@@ -61,12 +65,12 @@ def _top(records: Records) -> float:
   return float(min(max(finite, default=0.0), 1.5)) + 0.5
 
 
-def _depths_above(records: Records, top: float) -> list[int]:
-  """Depths with no point on the axis: their curves would be missed unsaid."""
+def _sizes_above(records: Records, size: str, top: float) -> list[int]:
+  """Sizes with no point on the axis: their curves would be missed unsaid."""
   lowest: dict[int, float] = {}
   for r in records:
-    lowest[r["depth"]] = min(lowest.get(r["depth"], math.inf), _log_loss(r))
-  return [depth for depth, log_loss in lowest.items() if log_loss > top]
+    lowest[r[size]] = min(lowest.get(r[size], math.inf), _log_loss(r))
+  return [n for n, log_loss in lowest.items() if log_loss > top]
 
 
 def _bottom(records: Records) -> float:
@@ -74,13 +78,14 @@ def _bottom(records: Records) -> float:
   return float(min(finite, default=-1.0)) - 0.3
 
 
-def _curve(ax, curve: Records, optimum: float | None, color, top: float, i: int) -> None:
+def _curve(
+  ax, label: str, curve: Records, optimum: float | None, color, top: float, i: int
+) -> None:
   rates = sorted({r["log2_lr"] for r in curve})
   logs = [[_log_loss(r) for r in curve if r["log2_lr"] == x] for x in rates]
   mean = np.array([np.mean(v) for v in logs])
   ok = np.isfinite(mean)
   shown = np.where(ok, np.minimum(mean, top + 1), np.nan)
-  label = str(curve[0]["depth"]) if curve else None
   ax.plot(rates, shown, "o-", color=color, ms=3, lw=1.4, label=label)
   low, high = (
     [f(v) if o else np.nan for v, o in zip(logs, ok, strict=True)] for f in (min, max)

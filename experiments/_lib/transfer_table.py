@@ -6,27 +6,30 @@ from rich.console import Console
 from rich.table import Table
 
 
-def show(verdicts: dict[str, Any]) -> None:
+def show(verdicts: dict[str, Any], size: str) -> None:
   """Prints one row per parametrization, and a line for each optimum not found."""
-  table = Table(title="Does the best learning rate transfer over depth?")
-  depths = list(next(iter(verdicts.values()))["optimum_log2_lr"])
+  table = Table(title=f"Does the best learning rate transfer over {size}?")
+  letter = {"depth": "L", "width": "n"}[size]
+  sizes = list(next(iter(verdicts.values()))["optimum_log2_lr"])
   table.add_column("parametrization", no_wrap=True)
-  for depth in depths:
-    table.add_column(f"L={depth}", justify="right")
+  for n in sizes:
+    table.add_column(f"{letter}={n}", justify="right")
   for name in ("octaves/doubling", "best loss", "transfers"):
     table.add_column(name, justify="right", no_wrap=True)
   for name, v in verdicts.items():
-    optima = [_number(v["optimum_log2_lr"][d], ".2f") for d in depths]
-    loss = [_number(v["best_loss"][d], ".3g") for d in (depths[0], depths[-1])]
+    optima = [_number(v["optimum_log2_lr"][n], ".2f") for n in sizes]
+    loss = [_number(v["best_loss"][n], ".3g") for n in (sizes[0], sizes[-1])]
     word = {True: "yes", False: "no", None: "cannot tell"}[v["transfers"]]
     table.add_row(name, *optima, _drift(v), " → ".join(loss), word)
   width = max(Console().width, 115)  # narrower, the numbers would break apart
   Console(width=width).print(table)
-  print("L=...: log2 of the fitted best learning rate. Best loss: shallowest → deepest.")
+  print(
+    f"{letter}=...: log2 of the fitted best learning rate. Best loss: smallest → largest."
+  )
   for name, v in verdicts.items():
     print(f"{name}: {v['reason']}")
-    for depth, reason in v["why_no_optimum"].items():
-      print(f"  no optimum at depth {depth}: {reason}")
+    for n, reason in v["why_no_optimum"].items():
+      print(f"  no optimum at {size} {n}: {reason}")
 
 
 def _number(value: float | None, spec: str) -> str:

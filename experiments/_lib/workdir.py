@@ -8,7 +8,10 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import jax
+
 from flax_depthmup import DepthMupError
+from flax_depthmup.identity import difference
 
 _PACKAGES = ("jax", "flax", "optax", "numpy")
 
@@ -47,12 +50,12 @@ class Workdir:
       self._write("config.json", json.dumps({**config, "versions": versions}, indent=1))
       return
     found = self.read("config.json")
-    for key, value in config.items():
-      if found.get(key) != value:
-        raise DepthMupError(
-          f"--workdir={path} holds a run with {key}={found.get(key)}, this one has "
-          f"{key}={value}; give another --workdir, or delete that one"
-        )
+    found.pop("versions", None)
+    if differs := difference(found, config):
+      raise DepthMupError(
+        f"--workdir={path} holds another run: {differs}; give another --workdir, or delete "
+        "that one"
+      )
 
   def read(self, name: str) -> Any:
     """A JSON file of the directory.
@@ -95,6 +98,8 @@ class Workdir:
     self._write("summary.json", json.dumps(summary, indent=1, allow_nan=False))
 
   def _write(self, name: str, text: str) -> None:
+    if jax.process_index() > 0:
+      return  # one process speaks for all
     temporary = self.path / f"{name}.tmp"
     temporary.write_text(text)
     os.replace(temporary, self.path / name)

@@ -1,4 +1,4 @@
-"""Does the best learning rate of a shallow net stay the best of a deep one?
+"""Does the best learning rate of a small net stay the best of a large one?
 
 Layer: numpy only; works on anyone's table of results.
 """
@@ -15,73 +15,78 @@ from flax_depthmup.checks import check_size, is_number
 from flax_depthmup.diagnostics.optimum import Optimum, fit_optimum, widening
 from flax_depthmup.errors import DepthMupError
 
-#: An optimum that moves by less than this many octaves per doubling of depth
+#: An optimum that moves by less than this many octaves per doubling of the size
 #: transfers. Depth-muP without its update factor moves by 0.5.
 TOLERANCE = 0.2
-#: No depth's optimum may be further than this from the shallowest one's.
+#: No optimum may be further than this from that of the smallest net.
 FURTHEST = 1.0
 RESAMPLES = 500
 #: A loss of exactly zero, as interpolating nets reach in float32, counts as this.
 SMALLEST = float(np.finfo(np.float32).tiny)
 
-_COLUMNS = ("parametrization", "depth", "log2_lr", "seed", "loss")
+_COLUMNS = ("log2_lr", "seed", "loss")
 
 
-def transfer_verdict(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-  """The verdict on a sweep over learning rates and depths.
+def transfer_verdict(
+  records: Iterable[Mapping[str, Any]], size: str = "depth"
+) -> dict[str, dict[str, Any]]:
+  """The verdict on a sweep over learning rates and sizes.
 
   Args:
-    records: one mapping per trained net with `parametrization`, `depth`,
+    records: one mapping per trained net with `parametrization`, the size,
       `log2_lr`, `seed`, `loss` (positive; not finite or None if it diverged)
       and, optionally, `diverged`.
+    size: the column that holds the size: "depth", "width", or any other whose
+      values are positive whole numbers.
 
   Returns:
     By parametrization, with keys that JSON can hold:
-      optimum_log2_lr: by depth, the fitted minimum (`fit_optimum`) or None.
-      why_no_optimum: by depth, the reason where it is None.
-      octaves_per_doubling: slope of the optimum over log2 depth, least squares
-        over the depths that have one; None with fewer than two.
-      ci95: its bootstrap interval over seeds, drawn jointly for all depths,
+      optimum_log2_lr: by size, the fitted minimum (`fit_optimum`) or None.
+      why_no_optimum: by size, the reason where it is None.
+      octaves_per_doubling: slope of the optimum over log2 size, least squares
+        over the sizes that have one; None with fewer than two.
+      ci95: its bootstrap interval over seeds, drawn jointly for all sizes,
         widened by sqrt(S/(S-1)) and Student's t for the S seeds; None with one
         seed or different numbers of seeds.
-      best_loss: by depth, the lowest of the (geometric) mean curve; None where
+      best_loss: by size, the lowest of the (geometric) mean curve; None where
         every rate diverged.
-      regret_of_transfer: at the largest depth, loss at the shallowest depth's
+      regret_of_transfer: at the largest size, loss at the smallest size's
         optimum (interpolated) minus best loss; None where either is missing or
         the net diverges there.
       transfers: True if the interval lies within +-0.2 octaves per doubling,
-        every depth has an optimum, and none is more than an octave from that of
-        the shallowest; False if the interval lies outside, the deepest optimum
-        is more than an octave away, or the largest depth diverges at every
+        every size has an optimum, and none is more than an octave from that of
+        the smallest; False if the interval lies outside, the optimum of the
+        largest is more than an octave away, or the largest diverges at every
         rate; None if the sweep cannot tell.
       reason: why, in one line.
 
   Raises:
     DepthMupError: no records, a column is missing, or the grid of (rate, seed)
-      of a depth has holes or doubles.
+      of a size has holes or doubles.
   """
   grouped: dict[str, dict[int, list[Mapping[str, Any]]]] = {}
   for record in records:
-    _check_record(record)
-    by_depth = grouped.setdefault(record["parametrization"], {})
-    by_depth.setdefault(record["depth"], []).append(record)
+    _check_record(record, size)
+    by_size = grouped.setdefault(record["parametrization"], {})
+    by_size.setdefault(record[size], []).append(record)
   if not grouped:
     raise DepthMupError("there are no results to judge; give at least one record")
   return {
     name: _judge(
-      {depth: _curve(name, depth, by_depth[depth]) for depth in sorted(by_depth)}
+      {n: _curve(f"{name} at {size} {n}", by_size[n]) for n in sorted(by_size)}, size
     )
-    for name, by_depth in grouped.items()
+    for name, by_size in grouped.items()
   }
 
 
-def _check_record(record: Mapping[str, Any]) -> None:
+def _check_record(record: Mapping[str, Any], size: str) -> None:
   if not isinstance(record, Mapping):
     raise DepthMupError(f"a result is {record!r}; expected a mapping")
-  missing = [name for name in _COLUMNS if name not in record]
+  columns = ("parametrization", size, *_COLUMNS)
+  missing = [name for name in columns if name not in record]
   if missing:
-    raise DepthMupError(f"a result has no {missing[0]!r}; each needs {', '.join(_COLUMNS)}")
-  check_size(record["depth"], "depth of a result")
+    raise DepthMupError(f"a result has no {missing[0]!r}; each needs {', '.join(columns)}")
+  check_size(record[size], f"{size} of a result")
   if not is_number(record["log2_lr"]):
     raise DepthMupError(f"log2_lr={record['log2_lr']!r} of a result: expected a number")
   loss = record["loss"]
@@ -92,7 +97,7 @@ def _check_record(record: Mapping[str, Any]) -> None:
 Curve = tuple[np.ndarray, np.ndarray]  # log2 rates [K], log losses [S, K]
 
 
-def _curve(name: str, depth: int, records: Sequence[Mapping[str, Any]]) -> Curve:
+def _curve(where: str, records: Sequence[Mapping[str, Any]]) -> Curve:
   rates = sorted({r["log2_lr"] for r in records})
   seeds = sorted({r["seed"] for r in records})
   table = {(r["seed"], r["log2_lr"]): r for r in records}
@@ -100,9 +105,7 @@ def _curve(name: str, depth: int, records: Sequence[Mapping[str, Any]]) -> Curve
   if len(records) != len(grid) or set(table) != set(grid):
     hole = next((key for key in grid if key not in table), None)
     what = f"lacks (seed, log2_lr) = {hole}" if hole else "holds one member twice"
-    raise DepthMupError(
-      f"{name} at depth {depth} {what}; give each seed every learning rate, once"
-    )
+    raise DepthMupError(f"{where} {what}; give each seed every learning rate, once")
   losses = [_log_loss(table[key]) for key in grid]
   return np.array(rates, float), np.reshape(losses, (len(seeds), len(rates)))
 
@@ -116,10 +119,10 @@ def _log_loss(record: Mapping[str, Any]) -> float:
   return math.log(max(loss, SMALLEST))
 
 
-def _judge(curves: dict[int, Curve]) -> dict[str, Any]:
+def _judge(curves: dict[int, Curve], size: str) -> dict[str, Any]:
   optima = {depth: fit_optimum(*curve) for depth, curve in curves.items()}
   slope, ci95 = _slope(curves, optima)
-  transfers, reason = _verdict(optima, slope, ci95)
+  transfers, reason = _verdict(optima, slope, ci95, size)
   return {
     "optimum_log2_lr": {str(d): o.log2_lr for d, o in optima.items()},
     "why_no_optimum": {str(d): o.reason for d, o in optima.items() if o.reason},
@@ -139,18 +142,18 @@ def _slope(
   curves: dict[int, Curve], optima: dict[int, Optimum]
 ) -> tuple[float | None, list[float] | None]:
   """Octaves per doubling, and its bootstrap interval."""
-  depths = [d for d, o in optima.items() if o.log2_lr is not None]
-  if len(depths) < 2:
+  sizes = [d for d, o in optima.items() if o.log2_lr is not None]
+  if len(sizes) < 2:
     return None, None
-  slope = _line([optima[d].log2_lr for d in depths], depths)
-  seeds = min(len(curves[d][1]) for d in depths)
-  if seeds < 2 or any(len(curves[d][1]) != seeds for d in depths):
+  slope = _line([optima[d].log2_lr for d in sizes], sizes)
+  seeds = min(len(curves[d][1]) for d in sizes)
+  if seeds < 2 or any(len(curves[d][1]) != seeds for d in sizes):
     return slope, None
   rng = np.random.default_rng(0)
   slopes = []
   for draw in rng.integers(0, seeds, (RESAMPLES, seeds)):
-    places = [_place(curves[d], draw, optima[d].window) for d in depths]
-    slopes.append(_line(places, depths))
+    places = [_place(curves[d], draw, optima[d].window) for d in sizes]
+    slopes.append(_line(places, sizes))
   # Few seeds understate their own spread.
   wide = widening(seeds - 1) * math.sqrt(seeds / (seeds - 1))
   low, high = slope + wide * (np.quantile(slopes, [0.025, 0.975]) - slope)
@@ -167,16 +170,16 @@ def _place(curve: Curve, draw: np.ndarray, window: tuple[float, float]) -> float
   return float(np.clip(place, *window))
 
 
-def _line(places: Sequence[float], depths: Sequence[int]) -> float:
-  return float(np.polyfit(np.log2(depths), places, 1)[0])
+def _line(places: Sequence[float], sizes: Sequence[int]) -> float:
+  return float(np.polyfit(np.log2(sizes), places, 1)[0])
 
 
 def _regret(curves: dict[int, Curve], optima: dict[int, Optimum]) -> float | None:
-  shallow, deep = min(optima), max(optima)
-  rate, best = optima[shallow].log2_lr, optima[deep].best_log_loss
+  small, large = min(optima), max(optima)
+  rate, best = optima[small].log2_lr, optima[large].best_log_loss
   if rate is None or best is None:
     return None
-  x, table = curves[deep]
+  x, table = curves[large]
   if not x[0] <= rate <= x[-1]:
     return None
   there = float(np.interp(rate, x, np.where(np.isfinite(table), table, np.inf).mean(0)))
@@ -184,33 +187,33 @@ def _regret(curves: dict[int, Curve], optima: dict[int, Optimum]) -> float | Non
 
 
 def _verdict(
-  optima: dict[int, Optimum], slope: float | None, ci95: list[float] | None
+  optima: dict[int, Optimum], slope: float | None, ci95: list[float] | None, size: str
 ) -> tuple[bool | None, str]:
-  deepest = max(optima)
+  largest = max(optima)
   if len(optima) < 2:
-    return None, "one depth alone shows no transfer; give several depths"
-  if optima[deepest].status == "diverged":
-    return False, f"at depth {deepest} every learning rate diverges"
+    return None, f"one {size} alone shows no transfer; give several {size}s"
+  if optima[largest].status == "diverged":
+    return False, f"at {size} {largest} every learning rate diverges"
   unclear = {d: o.reason for d, o in optima.items() if o.log2_lr is None}
   if slope is None:
-    depth, reason = next(iter(unclear.items()))
-    return None, f"fewer than two depths show an optimum; at depth {depth} {reason}"
+    n, reason = next(iter(unclear.items()))
+    return None, f"fewer than two {size}s show an optimum; at {size} {n} {reason}"
   if ci95 is None:
     return None, "one seed, or unequal numbers of seeds, give no interval; run three"
-  moves = f"the optimum moves by {slope:+.2f} octaves per doubling of depth"
+  moves = f"the optimum moves by {slope:+.2f} octaves per doubling of {size}"
   if ci95[0] > TOLERANCE or ci95[1] < -TOLERANCE:
     return False, moves
   if max(-ci95[0], ci95[1]) > TOLERANCE:
     low, high = ci95
     return None, f"{moves}, but its interval [{low:+.2f}, {high:+.2f}] cannot tell"
   if unclear:
-    depth, reason = next(iter(unclear.items()))
-    return None, f"at depth {depth} {reason}"
+    n, reason = next(iter(unclear.items()))
+    return None, f"at {size} {n} {reason}"
   away = {d: abs(o.log2_lr - optima[min(optima)].log2_lr) for d, o in optima.items()}
   furthest = max(away, key=away.get)
   if away[furthest] > FURTHEST:
     far = (
-      f"at depth {furthest} the optimum is {away[furthest]:.1f} octaves from the shallowest"
+      f"at {size} {furthest} the optimum is {away[furthest]:.1f} octaves from the smallest"
     )
-    return (False if furthest == deepest else None), far
+    return (False if furthest == largest else None), far
   return True, moves

@@ -7,8 +7,8 @@ import numpy as np
 import optax
 
 import flax_depthmup as dmup
-from experiments._lib.classification import Task
 from experiments._lib.data import epoch_order, load
+from experiments._lib.task import Task
 from flax_depthmup.sweeps import run_sweep
 
 STEPS, BATCH = 6, 16

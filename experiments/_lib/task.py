@@ -1,4 +1,4 @@
-"""Training a residual MLP on a classification set, as the sweep engine wants it."""
+"""Training one net on labels or next tokens, as the sweep engine wants it."""
 
 import dataclasses
 import functools
@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import linen as nn
 
 import flax_depthmup as dmup
 from experiments._lib.data import Dataset, epoch_order
@@ -29,12 +30,12 @@ class Task:
   """One architecture and how it is trained.
 
   Attributes:
-    model: its block multiplier is replaced by each member's.
+    model: gives logits; its block multiplier is replaced by each member's.
     optimizer: a name of `OPTIMIZERS`.
     batch_size: examples a step.
   """
 
-  model: dmup.ResidualMLP
+  model: nn.Module
   optimizer: str
   batch_size: int
 
@@ -72,6 +73,17 @@ class Task:
     tx = self._optimizer(data, member["lr"])
     updates, opt_state = tx.update(grads, opt_state, params)
     return (optax.apply_updates(params, updates), opt_state), loss
+
+  def state_specs(self, data: Any, mesh: jax.sharding.Mesh) -> Callable[[Any], Any]:
+    """Where the state of a member lies on a mesh, for `run_sweep`."""
+
+    def specs(state: Any) -> Any:
+      scales = dmup.abstract_init(self.model, jax.random.key(0), data["x"][:1])[1]
+      params = dmup.param_shardings(scales, mesh)
+      tx = self._optimizer(data, jnp.float32(0))
+      return params, dmup.optimizer_shardings(tx, state[0], params, mesh)
+
+    return specs
 
   def _optimizer(self, data: Any, lr: jax.Array) -> optax.GradientTransformation:
     scales = dmup.abstract_init(self.model, jax.random.key(0), data["x"][:1])[1]

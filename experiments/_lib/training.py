@@ -1,0 +1,219 @@
+"""The training loop: steps, evaluations, checkpoints, metrics, and how it ends."""
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+from experiments._lib import app
+from experiments._lib.loader import Batches
+from experiments._lib.metrics import Behind, Metrics
+from experiments._lib.stopping import StopSignal
+from experiments._lib.train_program import Program
+from experiments._lib.workdir import Workdir
+from flax_depthmup import DepthMupError
+from flax_depthmup.checkpoint import Checkpoints
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cadence:
+  """When things happen, in steps, and what is kept; no part of what a run is.
+
+  Attributes:
+    log_every: steps between two records.
+    eval_every: between evaluations; there is one at the end as well.
+    save_every: between checkpoints; there is one at the end as well.
+    keep: newest checkpoints that stay, besides the best.
+    tensorboard: write its files too.
+    profile: first and last step to record; None: none.
+  """
+
+  log_every: int
+  eval_every: int
+  save_every: int
+  keep: int
+  tensorboard: bool
+  profile: tuple[int, int] | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Work:
+  """What one example is, to report speed in.
+
+  Attributes:
+    unit: "tokens" or "images".
+    units: of a batch.
+    flops: of forward and backward, per unit.
+    peak: operations per second of all devices at their best; None: not known.
+  """
+
+  unit: str
+  units: int
+  flops: float
+  peak: float | None
+
+
+class Run:
+  """One run in its work directory, from where it was left to its end."""
+
+  def __init__(
+    self,
+    program: Program,
+    batches: Batches,
+    validation: Callable[[], Iterator[Any]],
+    workdir: Workdir,
+    identity: dict[str, Any],
+    *,
+    steps: int,
+    seed: int,
+    rate: Callable[[int], Any],
+    cadence: Cadence,
+    work: Work,
+  ):
+    """Restores the newest checkpoint that can be trusted, or makes the first state.
+
+    Args:
+      program: init, step and evaluation.
+      batches: for training.
+      validation: starts the batches of an evaluation.
+      workdir: where everything goes.
+      identity: what the run is, for JSON; a checkpoint of another is refused.
+      steps: of the whole run.
+      seed: of the parameters.
+      rate: learning rate by step.
+      cadence: when to log, evaluate and save.
+      work: for the speed.
+
+    Raises:
+      DepthMupError: the checkpoints are of another run, or none of them can be read.
+    """
+    self._program, self._batches, self._validation = program, batches, validation
+    self._workdir, self._identity, self._steps = workdir, identity, steps
+    self._rate, self._cadence, self._work = rate, cadence, work
+    self._checkpoints = Checkpoints(
+      workdir.path / "checkpoints", keep=cadence.keep, asynchronous=True
+    )
+    found = self._checkpoints.latest(program.abstract_state(), identity)
+    if found is None:
+      self._start, self._state = 0, program.init(seed)
+    else:
+      self._start, self._state, note = found
+      batches.restore(note["data"])
+    self._saved = self._start
+    self._metrics = None
+    if jax.process_index() == 0:
+      path = workdir.path / "results.jsonl"
+      self._metrics = Metrics(path, self._start, cadence.tensorboard)
+
+  def train(self) -> dict[str, Any] | None:
+    """Trains to the end.
+
+    Returns:
+      The record of the last evaluation; None if the run was asked to stop before,
+      and has saved its state.
+
+    Raises:
+      DepthMupError: a loss is not finite; the checkpoints before it are kept.
+    """
+    self._mark = time.monotonic(), self._start
+    behind = Behind(self._take)
+    record = None
+    try:
+      with (
+        StopSignal() as stop,
+        app.progress(
+          total=self._steps, initial=self._start, unit="step", disable=self._metrics is None
+        ) as self._bar,
+      ):
+        for step in range(self._start + 1, self._steps + 1):
+          with self._profiled(step):
+            batch = next(self._batches)
+            self._state, values = self._program.step(self._state, batch)
+          behind.put(step, values)
+          self._checkpoints.poll()
+          asked, last = stop.asked(step), step == self._steps
+          if last or step % self._cadence.eval_every == 0:
+            behind.drain()
+            record = self._evaluate(step)
+          if last or asked or step % self._cadence.save_every == 0:
+            behind.drain()
+            evaluated = record is not None and record["step"] == step
+            self._save(step, record["loss"] if evaluated else None)
+          if asked and not last:
+            self._checkpoints.wait()
+            return None
+      if record is None:  # the last step had been taken before
+        record = self._evaluate(self._steps)
+      return record
+    finally:
+      self._checkpoints.close()
+      if self._metrics is not None:
+        self._metrics.close()
+
+  def _take(self, step: int, values: dict[str, float]) -> None:
+    """Values of a step, as they come from the devices."""
+    self._check_finite(step, values["loss"])
+    if self._metrics is None:
+      return
+    self._bar.update(step - self._bar.n)
+    if step == self._start + 1:
+      self._mark = time.monotonic(), step  # what came before was compilation
+    if step % self._cadence.log_every and step != self._steps:
+      return
+    now, (then, before) = time.monotonic(), self._mark
+    self._mark = now, step
+    speed = used = None
+    if step > before:
+      speed = (step - before) * self._work.units / max(now - then, 1e-9)
+      used = speed * self._work.flops / self._work.peak if self._work.peak else None
+    self._bar.set_postfix(loss=f"{values['loss']:.4f}", refresh=False)
+    self._metrics.write(
+      {"step": step, "split": "train", **values}
+      | {"learning_rate": float(self._rate(step - 1))}
+      | {f"{self._work.unit}_per_second": speed, "model_flop_utilization": used}
+    )
+
+  def _evaluate(self, step: int) -> dict[str, Any]:
+    """Averages over the validation batches, and writes the record."""
+    sums: dict[str, Any] = {}
+    count = 0
+    for batch in self._validation():
+      values = self._program.evaluate(self._state, batch)
+      sums = {k: sums.get(k, 0.0) + v for k, v in values.items()}
+      count += 1
+    means = {k: float(v) / count for k, v in sums.items()}
+    record = {"step": step, "split": "validation", **means}
+    self._check_finite(step, means["loss"])
+    if self._metrics is not None and step > self._start:  # else it was written before
+      self._metrics.write(record)
+    self._mark = time.monotonic(), step
+    return record
+
+  def _save(self, step: int, loss: float | None) -> None:
+    if step == self._saved:
+      return
+    note = {"data": self._batches.state(), "identity": self._identity}
+    self._checkpoints.save(step, self._state, note, loss)
+    self._saved = step
+
+  def _check_finite(self, step: int, loss: float) -> None:
+    if not math.isfinite(loss):
+      raise DepthMupError(
+        f"the loss of step {step} is {loss}: training diverged. The checkpoint of step "
+        f"{self._saved} is kept in {self._workdir.path}; start again in another --workdir "
+        "with a smaller --lr, a longer --warmup or a smaller --clip"
+      )
+
+  @contextlib.contextmanager
+  def _profiled(self, step: int) -> Iterator[None]:
+    first, last = self._cadence.profile or (0, 0)
+    if step == max(first, self._start + 1) and first:
+      jax.profiler.start_trace(str(self._workdir.path / "profile"))
+    yield
+    if step == last and first:
+      jax.block_until_ready(self._state)
+      jax.profiler.stop_trace()
