@@ -1,4 +1,4 @@
-"""Is the best learning rate of a shallow net still the best of a deep one?
+r"""Is the best learning rate of a shallow net still the best of a deep one?
 
 Tensor Programs VI (arXiv 2310.02244), Figure 10, and by its flags Figures 2, 3,
 11 and 12: residual MLPs of growing depth, a grid of learning rates and seeds,
@@ -149,13 +149,15 @@ def main(argv: Sequence[str]) -> None:
   del argv
   config = transfer_config.from_flags()
   reading.positive(_CHUNK.value, "chunk")
-  workdir = Workdir(reading.WORKDIR.value, dataclasses.asdict(config))
+  workdir = Workdir(reading.WORKDIR.value, dataclasses.asdict(config), claim=False)
   summary = workdir.summary()
   if summary is not None and "transfer" in summary:
     print(f"already done: {workdir.path}")
     transfer_table.show(summary["transfer"], config.size)
     return
-  Sweeps(config, workdir, load(config, workdir.path)).run(_CHUNK.value)
+  sweeps = Sweeps(config, workdir, load(config, workdir.path))
+  workdir.claim()
+  sweeps.run(_CHUNK.value)
   if jax.process_index() > 0:
     return  # one process speaks for all
   records = workdir.results()

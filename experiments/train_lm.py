@@ -1,4 +1,4 @@
-"""Trains a transformer language model under any parametrization, on any mesh.
+r"""Trains a transformer language model under any parametrization, on any mesh.
 
   python -m experiments.train_lm --workdir=DIR
 

@@ -93,7 +93,10 @@ def test_experiments_import_public_names_only():
   for path in (ROOT / "experiments").rglob("*.py"):
     own = {n for n in imports(path) if n.startswith("flax_depthmup.")}
     modules = {".".join(n.split(".")[:2]) for n in own}
-    public = {f"flax_depthmup.{name}" for name in ("sweeps", "diagnostics", "checkpoint", "identity")}
+    public = {
+      f"flax_depthmup.{name}"
+      for name in ("sweeps", "diagnostics", "checkpoint", "identity")
+    }
     named = {
       n
       for n in modules

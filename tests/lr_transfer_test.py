@@ -74,7 +74,9 @@ def test_a_toy_run_writes_what_it_promises(tmp_path, capsys):
   assert shallow[0] == shallow[1]
   run(tmp_path)
   assert "already done" in capsys.readouterr().out
-  with pytest.raises(DepthMupError, match="holds another run: steps is 12, this run has 13"):
+  with pytest.raises(
+    DepthMupError, match="holds another run: steps is 12, this run has 13"
+  ):
     run(tmp_path, steps=13)
 
 

@@ -111,7 +111,9 @@ def test_a_wrong_flag_is_named_and_claims_nothing(tmp_path, lines, flag):
 
 def test_another_run_in_the_same_folder_is_refused(tmp_path, lines):
   run(tmp_path / "w", input=[lines])
-  with pytest.raises(DepthMupError, match="holds a run with validation=0.1, this one has"):
+  with pytest.raises(
+    DepthMupError, match="holds another run: validation is 0.1, this run has"
+  ):
     run(tmp_path / "w", input=[lines], validation=0.2)
   with pathlib.Path(lines).open("a") as file:
     file.write('{"text": "more"}\n')

@@ -78,7 +78,7 @@ def test_a_run_writes_what_it_promises(whole, capsys):
   assert (whole / "loss.png").read_bytes()[:4] == b"\x89PNG"
   run(whole)
   assert "already done" in capsys.readouterr().out
-  with pytest.raises(DepthMupError, match="holds a run with net="):
+  with pytest.raises(DepthMupError, match="holds another run: net"):
     run(whole, kernel_size=1)
 
 

@@ -78,7 +78,7 @@ class Task:
     """Where the state of a member lies on a mesh, for `run_sweep`."""
 
     def specs(state: Any) -> Any:
-      scales = dmup.abstract_init(self.model, jax.random.key(0), data["x"][:1])[1]
+      scales = _scales(self.model, data["x"].shape[1:], data["x"].dtype)
       params = dmup.param_shardings(scales, mesh)
       tx = self._optimizer(data, jnp.float32(0))
       return params, dmup.optimizer_shardings(tx, state[0], params, mesh)
@@ -86,6 +86,13 @@ class Task:
     return specs
 
   def _optimizer(self, data: Any, lr: jax.Array) -> optax.GradientTransformation:
-    scales = dmup.abstract_init(self.model, jax.random.key(0), data["x"][:1])[1]
+    scales = _scales(self.model, data["x"].shape[1:], data["x"].dtype)
     q = dmup.scale_by_parametrization(OPTIMIZERS[self.optimizer](), scales)
     return optax.chain(q, optax.scale_by_learning_rate(lr))
+
+
+@functools.lru_cache(maxsize=4)
+def _scales(model: nn.Module, shape: tuple[int, ...], dtype: Any) -> Any:
+  """The scales of a net; a sweep asks for them again and again."""
+  example = jax.ShapeDtypeStruct((1, *shape), dtype)
+  return dmup.abstract_init(model, jax.random.key(0), example)[1]

@@ -19,10 +19,12 @@ def train(config: Any, build: Callable[[Any, Workdir], Run]) -> None:
     config: a dataclass; says what the run is.
     build: makes the run.
   """
-  workdir = Workdir(reading.WORKDIR.value, dataclasses.asdict(config))
+  workdir = Workdir(reading.WORKDIR.value, dataclasses.asdict(config), claim=False)
   summary = workdir.summary()
   if summary is None:
-    record = build(config, workdir).train()
+    run = build(config, workdir)
+    workdir.claim()
+    record = run.train()
     if record is None:
       _say(f"stopped and saved in {workdir.path}; the same command continues")
       return

@@ -104,10 +104,7 @@ class Run:
       self._start, self._state, note = found
       batches.restore(note["data"])
     self._saved = self._start
-    self._metrics = None
-    if jax.process_index() == 0:
-      path = workdir.path / "results.jsonl"
-      self._metrics = Metrics(path, self._start, cadence.tensorboard)
+    self._metrics: Metrics | None = None
 
   def train(self) -> dict[str, Any] | None:
     """Trains to the end.
@@ -119,6 +116,9 @@ class Run:
     Raises:
       DepthMupError: a loss is not finite; the checkpoints before it are kept.
     """
+    if jax.process_index() == 0:
+      path = self._workdir.path / "results.jsonl"
+      self._metrics = Metrics(path, self._start, self._cadence.tensorboard)
     self._mark = time.monotonic(), self._start
     behind = Behind(self._take)
     record = None

@@ -14,6 +14,12 @@ from flax_depthmup import DepthMupError
 
 MODELS = ("mlp", "transformer", "resnet")
 AXES = ("depth", "width", "joint")
+#: Shared flags that mean nothing to a net.
+_FOREIGN = {
+  "mlp": ("head_dim", "sequence_length", "patch"),
+  "resnet": ("head_dim", "sequence_length"),
+  "transformer": ("block_depth", "train_boundary", "patch"),
+}
 
 flags.DEFINE_enum("model", "mlp", MODELS, "The net.")
 flags.DEFINE_enum("axis", "depth", AXES, "What grows: depth, width, or both together.")
@@ -82,6 +88,8 @@ class Config:
         f"--dataset={self.dataset} with --model={self.model}: a transformer reads text, "
         "the other nets read images"
       )
+    if self.model != "transformer":
+      data.check_name(self.dataset, self.data_dir)
     names = self.parametrizations
     if not names or len(set(names)) != len(names):
       raise DepthMupError("--parametrizations: expected distinct names, at least one")
@@ -116,7 +124,7 @@ class Config:
       "train_boundary": self.train_boundary,
     }
     if self.model == "resnet":
-      return dmup.ResNet(**shared, **({"patch": self.patch} if self.patch else {}))
+      return dmup.ResNet(**shared, **({} if self.patch is None else {"patch": self.patch}))
     return dmup.ResidualMLP(**shared)
 
   def _transformer(self, name: str, width: int, depth: int, vocab: int) -> nn.Module:
@@ -147,6 +155,7 @@ def from_flags() -> Config:
     DepthMupError: a value is wrong.
   """
   f = flags.FLAGS
+  reading.refuse(f"lr_transfer --model={f.model}", _FOREIGN[f.model])
   transformer = f.model == "transformer"
   reading.positive(f.width or 64, "width")
   axis, sizes = _sizes(f)

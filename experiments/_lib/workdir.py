@@ -23,8 +23,14 @@ class Workdir:
     path: the directory.
   """
 
-  def __init__(self, path: str | None, config: Mapping[str, Any]):
+  def __init__(self, path: str | None, config: Mapping[str, Any], claim: bool = True):
     """Makes or reopens the directory.
+
+    Args:
+      path: where it is.
+      config: what the run is, for JSON.
+      claim: write the config at once; else `claim` does, when all else that can be
+        wrong has been found right.
 
     Raises:
       DepthMupError: no path, the path is a file, or holds a run with another
@@ -33,7 +39,7 @@ class Workdir:
     if not path:
       raise DepthMupError("--workdir is missing: give a folder for results, --workdir=DIR")
     self.path = pathlib.Path(path)
-    config = json.loads(json.dumps(config))
+    self._config = config = json.loads(json.dumps(config))
     try:
       self.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -46,8 +52,8 @@ class Workdir:
           f"--workdir={path} holds {left[0]} but no config.json, so nobody knows of which "
           "run; give another --workdir, or delete that one"
         )
-      versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-      self._write("config.json", json.dumps({**config, "versions": versions}, indent=1))
+      if claim:
+        self.claim()
       return
     found = self.read("config.json")
     found.pop("versions", None)
@@ -56,6 +62,13 @@ class Workdir:
         f"--workdir={path} holds another run: {differs}; give another --workdir, or delete "
         "that one"
       )
+
+  def claim(self) -> None:
+    """Writes config.json, which makes the directory this run's."""
+    if not (self.path / "config.json").exists():
+      versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+      config = {**self._config, "versions": versions}
+      self._write("config.json", json.dumps(config, indent=1))
 
   def read(self, name: str) -> Any:
     """A JSON file of the directory.
