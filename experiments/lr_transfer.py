@@ -14,6 +14,16 @@ paper's a = 2 multiplies 1/sqrt(L0); ours is the multiplier at base depth):
     --base_depth=8 --depths=8,16,32,64 --block_multiplier=0.70710678 \
     --log2_lrs=-12.5:-8.5:0.5 --seeds=3 --steps=500 --window=100
 
+Transformers on text and convolutional nets: --model=transformer, --model=resnet. What
+grows: --axis=depth, --axis=width with --widths, or both in pairs, --axis=joint:
+
+  python -m experiments.lr_transfer --workdir=DIR --model=transformer --axis=joint \
+    --parametrizations=complete_p --widths=64,128,256 --depths=2,4,8 --base_depth=2 \
+    --log2_lrs=-11:-6:1 --seeds=3 --steps=300 --batch_size=16
+
+On a pod, members along one axis of the mesh and each member split along the others:
+--mesh=sweep:16,fsdp:4 (docs/pods.md).
+
 Measured times and results: experiments/README.md.
 
 Writes config.json, results.jsonl (a record per net), summary.json (the verdict,
@@ -91,8 +101,8 @@ class Sweeps:
         self._record(model.parametrization, name, width, depth, done)
 
     arrays = task.data(self._dataset, tuple(range(c.seeds)), c.steps)
-    mesh = self._mesh
-    with contextlib.nullcontext() if mesh is None else dmup.on_mesh(mesh):
+    mesh, rules = self._mesh, dmup.make_rules(flags.FLAGS.rules)
+    with contextlib.nullcontext() if mesh is None else dmup.on_mesh(mesh, rules):
       run_sweep(
         task.init,
         task.step,
@@ -100,7 +110,7 @@ class Sweeps:
         arrays,
         steps=c.steps,
         mesh=mesh,
-        state_specs=None if mesh is None else task.state_specs(arrays, mesh),
+        state_specs=None if mesh is None else task.state_specs(arrays, mesh, rules),
         chunk=chunk,
         directory=self._workdir.path / "sweeps" / self._folder(name, width, depth),
         on_chunk=on_chunk,

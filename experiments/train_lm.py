@@ -60,7 +60,10 @@ _ATTENTION_MULTIPLIER = flags.DEFINE_float(
   "attention_multiplier", 1.0, "c in the logits c/head_dim q.k."
 )
 #: Shared flags that mean nothing here.
-_FOREIGN = ("optimizer", "block_depth", "train_boundary", "patch", "dataset")
+_FOREIGN = (
+  *("optimizer", "block_depth", "train_boundary", "patch", "dataset"),
+  "pre_nonlinearity",
+)
 #: The vocabulary is filled up to a multiple of this, so that a mesh can split it.
 _VOCAB_MULTIPLE = 128
 
@@ -195,16 +198,17 @@ def build(config: Config, workdir: Workdir) -> Run:
     app.once(lambda: packing.prepare(pathlib.Path(folder)))
   train, held_out = (open_shards(folder, split) for split in ("train", "validation"))
   model = config.model(train.vocab_size)
-  mesh = dmup.make_mesh(flags.FLAGS.mesh)
+  mesh = train_flags.mesh(how.batch_size)
   program = Program(
     model=model,
     example=jnp.zeros((1, length), jnp.int32),
     loss=loss_of(model),
     optimizer=how.optimizer,
+    rate=how.rate(),
     mesh=mesh,
     rules=dmup.make_rules(flags.FLAGS.rules),
     batch_size=how.batch_size,
-    accumulate=how.accumulate,
+    accumulate=flags.FLAGS.accumulate,
   )
   place = program.batch_place
   peak = peak_flops(jax.devices()[0], flags.FLAGS.peak_tflops)
@@ -228,8 +232,7 @@ def build(config: Config, workdir: Workdir) -> Run:
     identity(config, program, model, train.fingerprint),
     steps=how.steps,
     seed=how.seed,
-    rate=how.rate(),
-    cadence=train_flags.cadence(),
+    cadence=train_flags.cadence(how.steps),
     work=Work(
       unit="tokens",
       units=how.batch_size * length,
@@ -256,7 +259,7 @@ def main(argv: Sequence[str]) -> None:
   """Trains what the flags describe."""
   del argv
   config = config_from_flags()
-  train_flags.cadence()
+  train_flags.cadence(config.optimization.steps)
   train_main.train(config, build)
 
 

@@ -101,7 +101,7 @@ def config_from_flags() -> Config:
     "patch": reading.default(f.patch, 2),
     "stem_kernel_size": _STEM_KERNEL_SIZE.value,
     "activation": f.activation or "relu",
-    "pre_nonlinearity": f.pre_nonlinearity,
+    "pre_nonlinearity": reading.default(f.pre_nonlinearity, False),
     "norm": f.norm,
     "block_multiplier": reading.default(f.block_multiplier, 1.0),
     "train_boundary": reading.default(f.train_boundary, True),
@@ -153,16 +153,17 @@ def build(config: Config, workdir: Workdir) -> Run:
   how, name = config.optimization, config.dataset
   splits = data.load_splits(name, config.data_dir)
   train, test = Images(splits.train), Images(splits.test)
-  model, mesh = config.model(), dmup.make_mesh(flags.FLAGS.mesh)
+  model, mesh = config.model(), train_flags.mesh(how.batch_size)
   program = Program(
     model=model,
     example=jnp.zeros((1, *train.shape), jnp.float32),
     loss=loss_of(model),
     optimizer=how.optimizer,
+    rate=how.rate(),
     mesh=mesh,
     rules=dmup.make_rules(flags.FLAGS.rules),
     batch_size=how.batch_size,
-    accumulate=how.accumulate,
+    accumulate=flags.FLAGS.accumulate,
   )
   place, count = program.batch_place, flags.FLAGS.eval_batches
   peak = peak_flops(jax.devices()[0], flags.FLAGS.peak_tflops)
@@ -174,8 +175,7 @@ def build(config: Config, workdir: Workdir) -> Run:
     identity(config, program, model, splits.fingerprint),
     steps=how.steps,
     seed=how.seed,
-    rate=how.rate(),
-    cadence=train_flags.cadence(),
+    cadence=train_flags.cadence(how.steps),
     work=Work(
       unit="images",
       units=how.batch_size,
@@ -202,7 +202,7 @@ def main(argv: Sequence[str]) -> None:
   """Trains what the flags describe."""
   del argv
   config = config_from_flags()
-  train_flags.cadence()
+  train_flags.cadence(config.optimization.steps)
   train_main.train(config, build)
 
 

@@ -143,7 +143,7 @@ class Checkpoints:
   ) -> Checkpoint | None:
     """The newest whole checkpoint; None when there is none at all.
 
-    Newer ones, damaged or unfinished, are deleted with a warning each, after an
+    Newer ones, damaged or unfinished, are set aside with a warning each, after an
     older one has been restored.
 
     Args:
@@ -179,7 +179,7 @@ class Checkpoints:
         stacklevel=2,
       )
     if faults:
-      self._remove(list(faults))
+      self._set_aside(list(faults))
     return found
 
   def restore(
@@ -230,10 +230,10 @@ class Checkpoints:
     begun = step not in self._steps.sealed() and self._steps.folder(step).exists()
     return json.loads(gather(json.dumps(begun and not others))[0])
 
-  def _remove(self, steps: list[int]) -> None:
+  def _set_aside(self, steps: list[int]) -> None:
     if jax.process_index() == 0:
       for step in steps:
-        self._steps.remove(step)
+        self._steps.set_aside(step)
     gather("")
     self._orbax.reopen()
     self._writer.newest = max(self.steps(), default=-1)

@@ -132,6 +132,19 @@ class SealedSteps:
       faults = pool.map(lambda name: file_fault(folder, name, *sums[name]), share)
       return next(filter(None, faults), "")
 
+  def set_aside(self, step: int) -> None:
+    """Takes a step that cannot be read out of the way, as STEP.damaged.
+
+    Not removed: it may be the disk that is at fault, for a while.
+    """
+    aside = self.directory / f"{step}.damaged"
+    for path in self._parts().get(step, {}).values():
+      path.unlink(missing_ok=True)
+    if self.folder(step).exists():
+      if aside.exists():
+        remove_folder(aside)
+      self.folder(step).rename(aside)
+
   def remove(self, step: int) -> None:
     """Removes a step; its seal first, so that what is left of it counts for nothing."""
     for path in self._parts().get(step, {}).values():

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import optax
 from flax import linen as nn
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 from flax_depthmup.checks import check_size
@@ -78,8 +79,9 @@ def make_mesh(
     )
   sizes |= dict.fromkeys(free, len(devices) // given)
   shape = tuple(sizes.get(name, 1) for name in MESH_AXES)
-  types = (AxisType.Auto,) * len(MESH_AXES)
-  return jax.make_mesh(shape, MESH_AXES, axis_types=types, devices=devices)
+  # A TPU slice has a shape of its own, of which a mesh axis may take a part.
+  laid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+  return Mesh(laid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
 def _parse(text: str) -> dict[str, int]:

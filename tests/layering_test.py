@@ -95,7 +95,7 @@ def test_experiments_import_public_names_only():
     modules = {".".join(n.split(".")[:2]) for n in own}
     public = {
       f"flax_depthmup.{name}"
-      for name in ("sweeps", "diagnostics", "checkpoint", "identity")
+      for name in ("sweeps", "diagnostics", "checkpoint", "identity", "processes")
     }
     named = {
       n

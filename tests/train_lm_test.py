@@ -1,6 +1,7 @@
 """Training a language model at toy size: what it writes, refuses, and goes on from."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -145,6 +146,18 @@ def test_a_damaged_checkpoint_costs_steps_but_no_truth(run, tmp_path, monkeypatc
   with pytest.warns(UserWarning, match=words):
     run(tmp_path / "cut")
   assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
+  assert (tmp_path / "cut" / "checkpoints" / "10.damaged").is_dir()  # nothing is deleted
+
+
+def test_how_a_batch_is_cut_and_where_the_data_lie_may_change(
+  run, tmp_path, monkeypatch, tokens
+):
+  with monkeypatch.context() as patch:
+    stop_after(patch, 5)
+    run(tmp_path)
+  shutil.copytree(tokens, tmp_path / "moved")
+  run(tmp_path, accumulate=2, data_dir=str(tmp_path / "moved"))
+  assert [*curve(tmp_path)] == [*range(1, 13)]
 
 
 @pytest.mark.parametrize(
@@ -211,7 +224,10 @@ BAD = {
   "workdir": ("", "--workdir is missing"),
   "parametrization": ("dmup", "'dmup' is unknown"),
   "steps": (0, "--steps=0"),
-  "batch_size": (7, "batch_size=7 is no multiple of the 2 devices"),
+  "batch_size": (0, "--batch_size=0"),
+  "seed": (-1, "--seed=-1"),
+  "optimizer": ("sgd", "--optimizer=sgd: train_lm has none"),
+  "pre_nonlinearity": (True, "--pre_nonlinearity=True: train_lm has none"),
   "accumulate": (3, "--batch_size=8 is no multiple of --accumulate=3"),
   "width": (33, "--head_dim=16 does not divide the width 33"),
   "base_width": (8, "--head_dim=16 does not divide the width 8"),
@@ -224,12 +240,12 @@ BAD = {
   "lr": (-1.0, "--lr=-1.0"),
   "warmup": (13, "--warmup=13 and --decay=0 do not fit into --steps=12"),
   "clip": (-1.0, "--clip=-1.0"),
-  "mesh": ("data:3", "mesh data:3 needs 3 devices"),
-  "rules": ("embed:gpu", "'gpu' is no axis"),
+  "mesh": ("sweep:2", "--mesh with sweep:2: one run has no members"),
+  "rules": ("embd:data", '--rules: no array has the axis "embd"'),
   "log_every": (0, "--log_every=0"),
   "eval_batches": (0, "--eval_batches=0"),
   "keep": (0, "--keep=0"),
-  "profile": ("3", "--profile='3'"),
+  "profile": ("12:13", "--profile='12:13'"),
   "peak_tflops": (0.0, "--peak_tflops=0.0"),
   "weight_decay": (-1.0, "weight_decay=-1.0"),
 }

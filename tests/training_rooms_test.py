@@ -117,7 +117,7 @@ def test_shares_of_processes_make_up_the_whole_batch(monkeypatch):
   whole = take(batches(size=8, count=40), 6)
   shares = []
   for part in range(4):
-    monkeypatch.setattr(loader, "rows_of_this_process", lambda *_, p=part: (p, 4))
+    monkeypatch.setattr(loader, "share_of_this_process", lambda *_, p=part: (p, 4, ()))
     shares.append(take(batches(size=8, count=40), 6))
   for t, batch in enumerate(whole):
     assert sorted(batch) == sorted(np.ravel([share[t] for share in shares]).tolist())

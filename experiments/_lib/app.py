@@ -11,6 +11,7 @@ from absl import app, flags, logging
 from tqdm import tqdm
 
 from flax_depthmup import DepthMupError
+from flax_depthmup.processes import raise_together
 
 _DISTRIBUTED = flags.DEFINE_boolean(
   "distributed", False, "Join the processes of a pod or cluster."
@@ -34,6 +35,22 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
       main(argv)
     except (DepthMupError, OSError) as error:  # an OSError names its file
       print(f"error: {error}", file=sys.stderr)
+      sys.exit(1)
+    except ModuleNotFoundError as error:
+      print(
+        f"error: the package {error.name} is not installed; pip install "
+        "'.[experiments,text]' from the root of the checkout",
+        file=sys.stderr,
+      )
+      sys.exit(1)
+    except jax.errors.JaxRuntimeError as error:
+      if "RESOURCE_EXHAUSTED" not in str(error):
+        raise
+      print(
+        f"error: the devices are out of memory ({str(error).splitlines()[0]}); split the "
+        "net with --mesh=fsdp:-1, recompute with --remat, or use --accumulate",
+        file=sys.stderr,
+      )
       sys.exit(1)
     except KeyboardInterrupt:
       print("\ninterrupted; the same command continues", file=sys.stderr)
@@ -78,12 +95,13 @@ def use_all_cores() -> None:
 
 def once(action: Callable[[], Any]) -> None:
   """Does it in the first process while the others wait."""
+  failure = None
   if jax.process_index() == 0:
-    action()
-  if jax.process_count() > 1:
-    from jax.experimental import multihost_utils
-
-    multihost_utils.sync_global_devices("once")
+    try:
+      action()
+    except DepthMupError as error:
+      failure = error
+  raise_together(failure)
 
 
 def progress(**fields: Any) -> tqdm:

@@ -38,7 +38,7 @@ class Batches:
       DepthMupError: the source holds fewer examples than a batch.
     """
     self._place, self._size = place, batch_size
-    part, parts = rows_of_this_process(place, batch_size)
+    part, parts, _ = share_of_this_process(place, batch_size)
     _check_enough(source, batch_size, what)
     shuffled = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
     own = shuffled[part::parts].batch(batch_size // parts)
@@ -80,7 +80,7 @@ def in_order(
   """
   _check_enough(source, batch_size, what)
   count = min(count, len(source) // batch_size)
-  part, parts = rows_of_this_process(place, batch_size)
+  part, parts, _ = share_of_this_process(place, batch_size)
 
   def batches() -> Iterator[Any]:
     for t in range(count):
@@ -100,28 +100,34 @@ def _check_enough(source: Any, batch_size: int, what: str) -> None:
 
 
 def put(local: Any, place: NamedSharding, batch_size: int) -> Any:
-  """A tree of this process's rows as arrays over all processes."""
+  """A tree of this process's rows, in their order, as arrays over all processes."""
+  rows = np.array(share_of_this_process(place, batch_size)[2])
 
   def one(x: np.ndarray) -> jax.Array:
-    shape = (batch_size, *x.shape[1:])
-    return jax.make_array_from_process_local_data(place, np.asarray(x), shape)
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+      wanted = np.arange(batch_size)[index[0]]
+      return x[np.searchsorted(rows, wanted)][(slice(None), *index[1:])]
+
+    return jax.make_array_from_callback((batch_size, *x.shape[1:]), place, part)
 
   return jax.tree.map(one, local)
 
 
-def rows_of_this_process(place: NamedSharding, batch_size: int) -> tuple[int, int]:
-  """(part, parts): this process holds one of so many equal shares of a batch.
+def share_of_this_process(
+  place: NamedSharding, batch_size: int
+) -> tuple[int, int, tuple[int, ...]]:
+  """(part, parts, rows): this process holds these rows, one of so many equal shares.
 
   Processes whose devices hold copies of the same rows have the same part.
   """
-  held = place.addressable_devices_indices_map((batch_size,)).values()
-  rows = sorted({(s.start or 0, batch_size if s.stop is None else s.stop) for (s,) in held})
-  start, size = rows[0][0], sum(stop - start for start, stop in rows)
-  together = rows[-1][1] - start == size
-  if not together or batch_size % size or start % size:
+  held: dict[int, set[int]] = {}
+  for device, (rows,) in place.devices_indices_map((batch_size,)).items():
+    held.setdefault(device.process_index, set()).update(range(*rows.indices(batch_size)))
+  shares = sorted({tuple(sorted(rows)) for rows in held.values()})
+  if sum(map(len, shares)) != batch_size or len(set(map(len, shares))) != 1:
     raise DepthMupError(
-      f"the devices of process {jax.process_index()} hold the rows {rows} of a batch of "
-      f"{batch_size}, no equal share of it; order the mesh so that data and fsdp run over "
-      "whole processes"
+      f"the {len(held)} processes hold {len(shares)} overlapping shares of a batch of "
+      f"{batch_size}; give a --mesh in which data and fsdp run over whole processes"
     )
-  return start // size, batch_size // size
+  own = tuple(sorted(held[jax.process_index()]))
+  return shares.index(own), len(shares), own

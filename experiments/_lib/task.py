@@ -74,12 +74,14 @@ class Task:
     updates, opt_state = tx.update(grads, opt_state, params)
     return (optax.apply_updates(params, updates), opt_state), loss
 
-  def state_specs(self, data: Any, mesh: jax.sharding.Mesh) -> Callable[[Any], Any]:
+  def state_specs(
+    self, data: Any, mesh: jax.sharding.Mesh, rules: dmup.Rules
+  ) -> Callable[[Any], Any]:
     """Where the state of a member lies on a mesh, for `run_sweep`."""
 
     def specs(state: Any) -> Any:
       scales = _scales(self.model, data["x"].shape[1:], data["x"].dtype)
-      params = dmup.param_shardings(scales, mesh)
+      params = dmup.param_shardings(scales, mesh, rules)
       tx = self._optimizer(data, jnp.float32(0))
       return params, dmup.optimizer_shardings(tx, state[0], params, mesh)
 

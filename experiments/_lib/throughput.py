@@ -31,7 +31,8 @@ def transformer_flops(model: dmup.Transformer, length: int) -> float:
 
   6 per parameter of a matrix product (the embedding is looked up, the readout
   multiplied), and 6 per pair of positions, head and coordinate in attention, which
-  sees half of the pairs. Recomputed blocks do not count: they are no work done.
+  sees half of the pairs (the source counts all of them). Recomputed blocks do not
+  count: they are no work done.
   """
   sizes = model.sizes
   inner = sizes["heads"] * sizes["head_dim"]

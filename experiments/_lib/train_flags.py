@@ -36,7 +36,6 @@ flags.DEFINE_integer("accumulate", 1, "Parts of a batch, one after another.")
 flags.DEFINE_integer("seed", 0, "Of the parameters and of the order of the data.")
 flags.DEFINE_enum("dtype", "float32", DTYPES, "Of the computation; parameters: float32.")
 flags.DEFINE_boolean("remat", False, "Recompute blocks in the backward pass.")
-flags.DEFINE_string("rules", None, "Changed sharding rules, as in kv_heads:,embed:data.")
 flags.DEFINE_integer("log_every", 10, "Steps between two records.")
 flags.DEFINE_integer("eval_every", 100, "Steps between evaluations.")
 flags.DEFINE_integer("eval_batches", 10, "Batches of an evaluation.")
@@ -63,13 +62,14 @@ class Optimization:
   b2: float
   eps: float
   clip: float
-  accumulate: int
   seed: int
   dtype: str
 
   def __post_init__(self):
-    for name in ("steps", "batch_size", "lr", "accumulate"):
+    for name in ("steps", "batch_size", "lr"):
       reading.positive(getattr(self, name), name)
+    if not 0 <= self.seed < 2**31:
+      raise DepthMupError(f"--seed={self.seed}: expected 0 to 2^31 - 1")
     if self.clip < 0:
       raise DepthMupError(f"--clip={self.clip}: expected a norm, or 0 for none")
     self.rate()  # names a schedule that does not fit
@@ -114,25 +114,44 @@ def optimization(steps: int, batch_size: int, lr: float) -> Optimization:
   return Optimization(**own, **{name: f[name].value for name in names - set(own)})
 
 
-def cadence() -> Cadence:
+def mesh(batch_size: int) -> jax.sharding.Mesh:
+  """The mesh of the flag; without one all devices along data.
+
+  On one machine's CPU, as many of its cores as divide the batch: there, devices are
+  only a way to use them.
+  """
+  f, devices = flags.FLAGS, jax.devices()
+  if f.mesh is None and jax.process_count() == 1 and devices[0].platform == "cpu":
+    part = max(batch_size // f.accumulate, 1)
+    count = max(n for n in range(1, len(devices) + 1) if part % n == 0)
+    return dmup.make_mesh({"data": count}, devices[:count])
+  return dmup.make_mesh(f.mesh)
+
+
+def cadence(steps: int) -> Cadence:
   """The flags.
 
   Raises:
     DepthMupError: a value is wrong.
   """
   f = flags.FLAGS
-  for name in ("log_every", "eval_every", "eval_batches", "save_every", "keep"):
+  counts = ("log_every", "eval_every", "eval_batches", "save_every", "keep")
+  for name in (*counts, "accumulate"):
     reading.positive(f[name].value, name)
   if f.peak_tflops is not None:
     reading.positive(f.peak_tflops, "peak_tflops")
   names = ("log_every", "eval_every", "save_every", "keep", "tensorboard")
-  return Cadence(**{name: f[name].value for name in names}, profile=_steps(f.profile))
+  return Cadence(
+    **{name: f[name].value for name in names}, profile=_steps(f.profile, steps)
+  )
 
 
-def _steps(text: str | None) -> tuple[int, int] | None:
+def _steps(text: str | None, steps: int) -> tuple[int, int] | None:
   if text is None:
     return None
   first, _, last = text.partition(":")
-  if not (first.isdigit() and last.isdigit() and 0 < int(first) <= int(last)):
-    raise DepthMupError(f"--profile={text!r}: expected first:last, steps such as 10:12")
+  if not (first.isdigit() and last.isdigit() and 0 < int(first) <= int(last) <= steps):
+    raise DepthMupError(
+      f"--profile={text!r}: expected first:last, steps such as 10:12, of the {steps}"
+    )
   return int(first), int(last)

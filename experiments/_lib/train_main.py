@@ -19,7 +19,9 @@ def train(config: Any, build: Callable[[Any, Workdir], Run]) -> None:
     config: a dataclass; says what the run is.
     build: makes the run.
   """
-  workdir = Workdir(reading.WORKDIR.value, dataclasses.asdict(config), claim=False)
+  what = dataclasses.asdict(config)
+  del what["data_dir"]  # the data's fingerprint is in the checkpoints; it may move
+  workdir = Workdir(reading.WORKDIR.value, what, claim=False)
   summary = workdir.summary()
   if summary is None:
     run = build(config, workdir)

@@ -34,6 +34,7 @@ class Program:
     example: Any,
     loss: Loss,
     optimizer: Callable[[Any], optax.GradientTransformation],
+    rate: optax.Schedule,
     mesh: Mesh,
     rules: dmup.Rules,
     batch_size: int,
@@ -47,6 +48,7 @@ class Program:
         matters.
       loss: gives the "loss" to minimize, and what else is to be reported.
       optimizer: from the tree of `Scales` to the whole optimizer.
+      rate: its learning rate by step, to be reported.
       mesh: the devices.
       rules: where everything lies on them.
       batch_size: examples of a step.
@@ -61,10 +63,11 @@ class Program:
         f"--batch_size={batch_size} is no multiple of --accumulate={accumulate}; each "
         "part needs as many examples"
       )
-    self._model, self._example, self._loss = model, example, loss
+    self._model, self._example, self._loss, self._rate = model, example, loss, rate
     self._mesh, self._rules, self._accumulate = mesh, rules, accumulate
     abstract, self.scales = dmup.abstract_init(model, jax.random.key(0), example)
     self._tx = optimizer(self.scales)
+    _check_use(mesh, rules, self.scales)
     params = dmup.param_shardings(self.scales, mesh, rules)
     whole = NamedSharding(mesh, jax.P())
     self._places = {
@@ -120,6 +123,7 @@ class Program:
     updates, opt_state = self._tx.update(grads, state["opt_state"], state["params"])
     params = optax.apply_updates(state["params"], updates)
     metrics["gradient_norm"] = optax.tree.norm(grads)
+    metrics["learning_rate"] = jnp.asarray(self._rate(state["step"]), jnp.float32)
     new = {"params": params, "opt_state": opt_state, "step": state["step"] + 1}
     return new | {"key": state["key"]}, metrics
 
@@ -144,3 +148,18 @@ class Program:
     shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], parts))
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     return jax.lax.scan(add, zeros, parts)[0]
+
+
+def _check_use(mesh: Mesh, rules: dmup.Rules, scales: Any) -> None:
+  """Raises `DepthMupError` for devices that would repeat others, or a rule of no axis."""
+  if mesh.shape["sweep"] > 1:
+    raise DepthMupError(
+      f"--mesh with sweep:{mesh.shape['sweep']}: one run has no members, its devices would "
+      "all do the same; split them along data, fsdp or model"
+    )
+  leaves = jax.tree.leaves(scales, is_leaf=lambda s: isinstance(s, dmup.Scales))
+  names = {"batch", "length"}.union(*(s.axis_names for s in leaves))
+  for name in set(rules) - set(dmup.DEFAULT_RULES) - names:
+    raise DepthMupError(
+      f'--rules: no array has the axis "{name}"; the axes are {", ".join(sorted(names))}'
+    )

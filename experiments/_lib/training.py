@@ -70,7 +70,6 @@ class Run:
     *,
     steps: int,
     seed: int,
-    rate: Callable[[int], Any],
     cadence: Cadence,
     work: Work,
   ):
@@ -84,7 +83,6 @@ class Run:
       identity: what the run is, for JSON; a checkpoint of another is refused.
       steps: of the whole run.
       seed: of the parameters.
-      rate: learning rate by step.
       cadence: when to log, evaluate and save.
       work: for the speed.
 
@@ -93,7 +91,7 @@ class Run:
     """
     self._program, self._batches, self._validation = program, batches, validation
     self._workdir, self._identity, self._steps = workdir, identity, steps
-    self._rate, self._cadence, self._work = rate, cadence, work
+    self._cadence, self._work = cadence, work
     self._checkpoints = Checkpoints(
       workdir.path / "checkpoints", keep=cadence.keep, asynchronous=True
     )
@@ -105,6 +103,7 @@ class Run:
       batches.restore(note["data"])
     self._saved = self._start
     self._metrics: Metrics | None = None
+    self._profiling = False
 
   def train(self) -> dict[str, Any] | None:
     """Trains to the end.
@@ -116,13 +115,13 @@ class Run:
     Raises:
       DepthMupError: a loss is not finite; the checkpoints before it are kept.
     """
-    if jax.process_index() == 0:
-      path = self._workdir.path / "results.jsonl"
-      self._metrics = Metrics(path, self._start, self._cadence.tensorboard)
     self._mark = time.monotonic(), self._start
     behind = Behind(self._take)
-    record = None
+    record, whole = None, False
     try:
+      if jax.process_index() == 0:
+        path = self._workdir.path / "results.jsonl"
+        self._metrics = Metrics(path, self._start, self._cadence.tensorboard)
       with (
         StopSignal() as stop,
         app.progress(
@@ -136,27 +135,33 @@ class Run:
           behind.put(step, values)
           self._checkpoints.poll()
           asked, last = stop.asked(step), step == self._steps
-          if last or step % self._cadence.eval_every == 0:
+          evaluated = last or step % self._cadence.eval_every == 0
+          if evaluated:
             behind.drain()
             record = self._evaluate(step)
-          if last or asked or step % self._cadence.save_every == 0:
+          # What was evaluated is saved: it may be the best.
+          if evaluated or asked or step % self._cadence.save_every == 0:
             behind.drain()
-            evaluated = record is not None and record["step"] == step
             self._save(step, record["loss"] if evaluated else None)
           if asked and not last:
             self._checkpoints.wait()
+            whole = True
             return None
       if record is None:  # the last step had been taken before
         record = self._evaluate(self._steps)
+      whole = True
       return record
     finally:
-      self._checkpoints.close()
+      self._stop_profile()
+      # Processes close together; one that fails alone must not wait for the others.
+      if whole or jax.process_count() == 1:
+        self._checkpoints.close()
       if self._metrics is not None:
         self._metrics.close()
 
   def _take(self, step: int, values: dict[str, float]) -> None:
     """Values of a step, as they come from the devices."""
-    self._check_finite(step, values["loss"])
+    self._check_finite(step, values)
     if self._metrics is None:
       return
     self._bar.update(step - self._bar.n)
@@ -173,7 +178,6 @@ class Run:
     self._bar.set_postfix(loss=f"{values['loss']:.4f}", refresh=False)
     self._metrics.write(
       {"step": step, "split": "train", **values}
-      | {"learning_rate": float(self._rate(step - 1))}
       | {f"{self._work.unit}_per_second": speed, "model_flop_utilization": used}
     )
 
@@ -187,7 +191,7 @@ class Run:
       count += 1
     means = {k: float(v) / count for k, v in sums.items()}
     record = {"step": step, "split": "validation", **means}
-    self._check_finite(step, means["loss"])
+    self._check_finite(step, means)
     if self._metrics is not None and step > self._start:  # else it was written before
       self._metrics.write(record)
     self._mark = time.monotonic(), step
@@ -200,20 +204,29 @@ class Run:
     self._checkpoints.save(step, self._state, note, loss)
     self._saved = step
 
-  def _check_finite(self, step: int, loss: float) -> None:
-    if not math.isfinite(loss):
+  def _check_finite(self, step: int, values: dict[str, float]) -> None:
+    for name, value in values.items():
+      if math.isfinite(value):
+        continue
       raise DepthMupError(
-        f"the loss of step {step} is {loss}: training diverged. The checkpoint of step "
+        f"the {name} of step {step} is {value}: training diverged. The checkpoint of step "
         f"{self._saved} is kept in {self._workdir.path}; start again in another --workdir "
         "with a smaller --lr, a longer --warmup or a smaller --clip"
       )
 
   @contextlib.contextmanager
   def _profiled(self, step: int) -> Iterator[None]:
+    """Records the steps that are to be profiled and are still to be taken."""
     first, last = self._cadence.profile or (0, 0)
-    if step == max(first, self._start + 1) and first:
+    if max(first, self._start + 1) == step <= last:
       jax.profiler.start_trace(str(self._workdir.path / "profile"))
+      self._profiling = True
     yield
-    if step == last and first:
+    if step == last:
       jax.block_until_ready(self._state)
+      self._stop_profile()
+
+  def _stop_profile(self) -> None:
+    if self._profiling:
       jax.profiler.stop_trace()
+      self._profiling = False

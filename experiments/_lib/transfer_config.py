@@ -18,7 +18,7 @@ AXES = ("depth", "width", "joint")
 _FOREIGN = {
   "mlp": ("head_dim", "sequence_length", "patch"),
   "resnet": ("head_dim", "sequence_length"),
-  "transformer": ("block_depth", "train_boundary", "patch"),
+  "transformer": ("block_depth", "train_boundary", "patch", "pre_nonlinearity"),
 }
 
 flags.DEFINE_enum("model", "mlp", MODELS, "The net.")
@@ -175,7 +175,7 @@ def from_flags() -> Config:
     optimizer=f.optimizer or "adam",
     activation=f.activation or ("gelu" if transformer else "relu"),
     block_depth=reading.default(f.block_depth, 1),
-    pre_nonlinearity=f.pre_nonlinearity,
+    pre_nonlinearity=reading.default(f.pre_nonlinearity, False),
     norm=f.norm,
     block_multiplier=reading.default(f.block_multiplier, 1.0),
     window=f.window,
@@ -192,6 +192,8 @@ def _sizes(f: Any) -> tuple[str, tuple[tuple[int, int], ...]]:
     reading.default(f.width, 64),
     reading.default(f.depth, reading.default(f.base_depth, 4)),
   )
+  unused = {"depth": ("depth",), "width": ("width",), "joint": ("width", "depth")}
+  reading.refuse(f"lr_transfer --axis={f.axis}", unused[f.axis])
   if f.axis == "depth":
     if f.widths:
       raise DepthMupError("--widths with --axis=depth: give --width, the one width")

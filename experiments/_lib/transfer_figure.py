@@ -31,12 +31,14 @@ def draw(
   )
   sizes = sorted({r[size] for r in records})
   colors = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(sizes)))
-  top = _top(records)
+  bottom, top = _limits(records)
   for ax, (name, verdict) in zip(axes[0], verdicts.items(), strict=True):
     own = [r for r in records if r["parametrization"] == name]
     for i, (n, color) in enumerate(zip(sizes, colors, strict=True)):
       curve = [r for r in own if r[size] == n]
-      _curve(ax, str(n), curve, verdict["optimum_log2_lr"].get(str(n)), color, top, i)
+      lost = top - 0.014 * (top - bottom) * (i + 1)  # where its crosses are
+      optimum = verdict["optimum_log2_lr"].get(str(n))
+      _curve(ax, str(n), curve, optimum, color, top, lost)
     above = _sizes_above(own, size, top)
     if above:
       where = {"x": 0.02, "y": 0.02, "transform": ax.transAxes, "fontsize": 8}
@@ -45,7 +47,7 @@ def draw(
     ax.set_xlabel("log2 learning rate")
     ax.grid(alpha=0.25)
   axes[0, 0].set_ylabel("log training loss")
-  axes[0, 0].set_ylim(_bottom(records), top)
+  axes[0, 0].set_ylim(bottom, top)
   axes[0, 0].legend(title=size, fontsize=8)
   figure.suptitle(title, fontsize=11)
   figure.savefig(path, dpi=110)
@@ -59,10 +61,12 @@ def _log_loss(record: dict[str, Any]) -> float:
   return math.log(max(record["loss"], np.finfo(np.float32).tiny))
 
 
-def _top(records: Records) -> float:
-  """Upper end of the loss axis: a little above the loss of guessing, in logs."""
-  finite = [v for v in map(_log_loss, records) if math.isfinite(v)]
-  return float(min(max(finite, default=0.0), 1.5)) + 0.5
+def _limits(records: Records) -> tuple[float, float]:
+  """Ends of the loss axis: all losses up to a little above that of guessing, in logs."""
+  finite = [v for v in map(_log_loss, records) if math.isfinite(v)] or [0.0]
+  low, high = min(finite), min(max(finite), 1.5)
+  margin = max(0.12 * (high - low), 0.02)
+  return float(low - margin), float(max(high, low) + margin)
 
 
 def _sizes_above(records: Records, size: str, top: float) -> list[int]:
@@ -73,13 +77,8 @@ def _sizes_above(records: Records, size: str, top: float) -> list[int]:
   return [n for n, log_loss in lowest.items() if log_loss > top]
 
 
-def _bottom(records: Records) -> float:
-  finite = [v for v in map(_log_loss, records) if math.isfinite(v)]
-  return float(min(finite, default=-1.0)) - 0.3
-
-
 def _curve(
-  ax, label: str, curve: Records, optimum: float | None, color, top: float, i: int
+  ax, label: str, curve: Records, optimum: float | None, color, top: float, lost: float
 ) -> None:
   rates = sorted({r["log2_lr"] for r in curve})
   logs = [[_log_loss(r) for r in curve if r["log2_lr"] == x] for x in rates]
@@ -91,8 +90,8 @@ def _curve(
     [f(v) if o else np.nan for v, o in zip(logs, ok, strict=True)] for f in (min, max)
   )
   ax.fill_between(rates, low, np.minimum(high, top + 1), color=color, alpha=0.18, lw=0)
-  lost = [x for x, o in zip(rates, ok, strict=True) if not o]
-  ax.plot(lost, np.full(len(lost), top - 0.06 * (i + 1)), "x", color=color, ms=5)
+  diverged = [x for x, o in zip(rates, ok, strict=True) if not o]
+  ax.plot(diverged, np.full(len(diverged), lost), "x", color=color, ms=5)
   if optimum is not None:
     y = np.interp(optimum, np.array(rates)[ok], mean[ok])
     ax.plot([optimum], [y], "*", color="crimson", mec="white", mew=0.5, ms=13, zorder=5)
