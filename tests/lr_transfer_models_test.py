@@ -34,8 +34,14 @@ AXES = {
 }
 
 
+def flags_of(net, values):
+  """--width goes with --axis=depth alone."""
+  one_width = values.get("axis", "depth") == "depth"
+  return TOY | NETS[net] | ({} if one_width else {"width": None}) | values
+
+
 def run(workdir, net, **values):
-  with flagsaver.flagsaver(workdir=str(workdir), **(TOY | NETS[net] | values)):
+  with flagsaver.flagsaver(workdir=str(workdir), **flags_of(net, values)):
     lr_transfer.main([])
 
 
@@ -62,7 +68,7 @@ def test_a_net_grows_along_an_axis(tmp_path, model, axis):
 
 
 def net_of(net, width, depth, **values):
-  with flagsaver.flagsaver(**(TOY | NETS[net] | values)):
+  with flagsaver.flagsaver(**flags_of(net, values)):
     return transfer_config.from_flags().net("complete_p", width, depth, vocab=256)
 
 
@@ -91,7 +97,11 @@ def test_the_resnet_of_the_flags():
   ("net", "values", "words"),
   [
     ("resnet", {"dataset": "text"}, "--dataset=text with --model=resnet"),
-    ("resnet", {"model": "mlp", "dataset": "text"}, "--dataset=text with --model=mlp"),
+    (
+      "resnet",
+      {"model": "mlp", "dataset": "text", "patch": None},
+      "--dataset=text with --model=mlp",
+    ),
     ("transformer", {"dataset": "digits"}, "--dataset=digits with --model=transformer"),
     ("resnet", {"axis": "joint", "widths": ["16"]}, "1 --widths and 2 --depths"),
     ("resnet", {"axis": "joint"}, "--axis=joint needs --widths"),
@@ -120,3 +130,18 @@ def test_wrong_combinations(tmp_path, net, values, words):
 def test_patches_that_do_not_divide_the_image(tmp_path):
   with pytest.raises(DepthMupError, match="patch=3 and stages=1 need a height and width"):
     run(tmp_path, "resnet", patch=3)
+
+
+def test_a_sweep_on_a_mesh_is_the_same(tmp_path):
+  """Members along one axis, each of them split along two others."""
+  fields = {"parametrizations": ["complete_p"], "seeds": 1}
+  run(tmp_path / "plain", "transformer", **fields)
+  run(
+    tmp_path / "mesh",
+    "transformer",
+    mesh="sweep:2,fsdp:2,model:2",
+    rules="vocab:",
+    **fields,
+  )
+  losses = [[r["loss"] for r in records(tmp_path / d)] for d in ("plain", "mesh")]
+  np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)

@@ -12,6 +12,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 from experiments import lr_transfer
+from experiments._lib import transfer_config
 from flax_depthmup import DepthMupError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -178,7 +179,7 @@ def test_other_wrong_values(tmp_path, values, words):
 def test_grids_include_the_stop():
   def read(text):
     with flagsaver.flagsaver(log2_lrs=text):
-      return lr_transfer.config_from_flags().log2_lrs
+      return transfer_config.from_flags().log2_lrs
 
   assert read("-13:-5:0.5") == tuple(np.arange(-13, -4.9, 0.5))
   assert read("-1:1:0.1")[-1] == pytest.approx(1.0)

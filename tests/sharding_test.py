@@ -25,11 +25,11 @@ MESHES = (
   "data:8",
   "fsdp:8",
   "model:8",
-  "data:2,fsdp:4",
-  "data:4,model:2",
-  "fsdp:2,model:4",
   "data:2,fsdp:2,model:2",
-  "sweep:2,data:2,model:2",
+  *(
+    pytest.param(sizes, marks=pytest.mark.slow)
+    for sizes in ("data:2,fsdp:4", "data:4,model:2", "fsdp:2,model:4", "sweep:2,fsdp:4")
+  ),
 )
 
 
@@ -125,9 +125,10 @@ def test_init_makes_no_whole_parameter():
     return memory.memory_analysis()
 
   whole = sum(x.size * 4 for x in jax.tree.leaves(abstract))
+  largest = max(x.size * 4 for x in jax.tree.leaves(abstract))
   split = needs(dmup.param_shardings(scales, mesh))
   assert split.output_size_in_bytes < whole / 7
-  assert split.temp_size_in_bytes < whole / 4
+  assert split.temp_size_in_bytes < largest
 
 
 def test_the_values_do_not_depend_on_the_mesh(alone):
@@ -219,7 +220,7 @@ def test_wrong_rules(rules, words):
 
 def test_sizes_that_do_not_divide():
   scales = dmup.abstract_init(NETS["transformer"], jax.random.key(0), batch("t")[0])[1]
-  words = 'kernel: its axis "kv_heads" has size 4, which the 8 devices along model'
+  words = 'its axis "kv_heads" has size 4, which the 8 devices along model'
   with pytest.raises(DepthMupError, match=words):
     dmup.param_shardings(scales, dmup.make_mesh("model:8"))
   with pytest.raises(DepthMupError, match="batch_size=12 is no multiple of the 8 devices"):

@@ -84,7 +84,7 @@ def disturb(workdir, number, seed, signum):
 @pytest.mark.parametrize(
   ("number", "signum"),
   [
-    (2, signal.SIGKILL),
+    (1, signal.SIGKILL),
     (1, signal.SIGTERM),
     pytest.param(10, signal.SIGKILL, marks=pytest.mark.slow),
     pytest.param(5, signal.SIGTERM, marks=pytest.mark.slow),

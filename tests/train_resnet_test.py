@@ -24,7 +24,7 @@ TOY = {
   "eval_every": 4,
   "eval_batches": 3,
   "save_every": 4,
-  "mesh": "sweep:-1",  # nothing is split
+  "mesh": "model:-1",  # nothing is split
 }
 #: What differs between two runs of the same steps.
 CLOCKED = ("images_per_second", "model_flop_utilization")
