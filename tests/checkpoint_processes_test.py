@@ -153,7 +153,7 @@ def test_two_processes_save_together_and_any_number_goes_on(tmp_path):
   step, state, _ = restored(two, mesh_of(2))
   assert step == 3
   assert np.asarray(state["w"]).tobytes() == values_at(33)["w"].tobytes()
-  assert sorted(p.name for p in two.iterdir()) == ["1", "2", "3", "seals"]
+  assert sorted(p.name for p in two.iterdir()) == ["1", "2", "3", "3.damaged", "seals"]
 
 
 @pytest.mark.parametrize("part", [0, 1])
