@@ -73,13 +73,7 @@ class ResidualMLP(nn.Module):
     check_parametrization(self.parametrization)
     for name in ("width", "depth", "outputs", "block_depth"):
       check_size(getattr(self, name), name)
-    if not callable(self.activation) and self.activation not in tuple(ACTIVATIONS):
-      raise DepthMupError(
-        f"activation={self.activation!r}: expected one of {', '.join(ACTIVATIONS)}, "
-        "or a callable"
-      )
-    if self.norm is not None and self.norm not in tuple(NORMS):
-      raise DepthMupError(f"norm={self.norm!r}: expected None or one of {', '.join(NORMS)}")
+    check_branch(self.activation, self.norm)
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -126,20 +120,43 @@ class MLPBlock(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps x of shape [..., width] to the same shape."""
-    phi = self.activation
-    phi = ACTIVATIONS[phi] if isinstance(phi, str) else phi
+    width, p = x.shape[-1], self.parametrization
 
-    def nonlinearity(h: jax.Array) -> jax.Array:
-      return mean_subtraction(phi(h)) if self.mean_subtraction else phi(h)
+    def layer(i: int) -> nn.Module:
+      return Dense(width, "embed -> embed", p, dtype=self.dtype, name=f"dense_{i}")
 
-    width = x.shape[-1]
-    if self.norm is not None:
-      x = NORMS[self.norm]()(x)
-    for i in range(self.block_depth):
-      x = nonlinearity(x) if self.pre_nonlinearity else x
-      dense = Dense(
-        width, "embed -> embed", self.parametrization, dtype=self.dtype, name=f"dense_{i}"
-      )
-      x = dense(x)
-      x = x if self.pre_nonlinearity else nonlinearity(x)
-    return x
+    return branch(self, layer, x)
+
+
+def branch(block: Any, layer: Callable[[int], nn.Module], x: jax.Array) -> jax.Array:
+  """k times phi after a layer, or before it, behind the norm; for a block's fields.
+
+  Args:
+    block: has block_depth, activation, pre_nonlinearity, mean_subtraction and norm,
+      as `ResidualMLP` explains them.
+    layer: gives the i-th linear map.
+    x: [..., width].
+  """
+  phi = block.activation
+  phi = ACTIVATIONS[phi] if isinstance(phi, str) else phi
+
+  def nonlinearity(h: jax.Array) -> jax.Array:
+    return mean_subtraction(phi(h)) if block.mean_subtraction else phi(h)
+
+  if block.norm is not None:
+    x = NORMS[block.norm]()(x)
+  for i in range(block.block_depth):
+    x = nonlinearity(x) if block.pre_nonlinearity else x
+    x = layer(i)(x)
+    x = x if block.pre_nonlinearity else nonlinearity(x)
+  return x
+
+
+def check_branch(activation: Any, norm: Any) -> None:
+  """Raises `DepthMupError` for an unknown activation or norm of a branch."""
+  if not callable(activation) and activation not in tuple(ACTIVATIONS):
+    raise DepthMupError(
+      f"activation={activation!r}: expected one of {', '.join(ACTIVATIONS)}, or a callable"
+    )
+  if norm is not None and norm not in tuple(NORMS):
+    raise DepthMupError(f"norm={norm!r}: expected None or one of {', '.join(NORMS)}")

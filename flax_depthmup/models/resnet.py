@@ -11,8 +11,8 @@ from flax import linen as nn
 from flax_depthmup.checks import check_size
 from flax_depthmup.convolution import Conv
 from flax_depthmup.errors import DepthMupError
-from flax_depthmup.layers import Readout, mean_subtraction
-from flax_depthmup.models.residual_mlp import ACTIVATIONS, NORMS, Activation
+from flax_depthmup.layers import Readout
+from flax_depthmup.models.residual_mlp import Activation, branch, check_branch
 from flax_depthmup.parametrizations.base import Parametrization, check_parametrization
 from flax_depthmup.residual import ResidualStack
 
@@ -95,13 +95,7 @@ class ResNet(nn.Module):
           f"stem_kernel_size={self.stem_kernel_size} is below patch={self.patch}, which "
           "would skip pixels; take a window of at least the patch"
         )
-    if not callable(self.activation) and self.activation not in tuple(ACTIVATIONS):
-      raise DepthMupError(
-        f"activation={self.activation!r}: expected one of {', '.join(ACTIVATIONS)}, "
-        "or a callable"
-      )
-    if self.norm is not None and self.norm not in tuple(NORMS):
-      raise DepthMupError(f"norm={self.norm!r}: expected None or one of {', '.join(NORMS)}")
+    check_branch(self.activation, self.norm)
 
   @nn.compact
   def __call__(self, images: jax.Array) -> jax.Array:
@@ -166,18 +160,10 @@ class ConvBlock(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps x of shape [batch, height, width, channels] to the same shape."""
-    phi = self.activation
-    phi = ACTIVATIONS[phi] if isinstance(phi, str) else phi
-
-    def nonlinearity(h: jax.Array) -> jax.Array:
-      return mean_subtraction(phi(h)) if self.mean_subtraction else phi(h)
-
     channels = x.shape[-1]
-    if self.norm is not None:
-      x = NORMS[self.norm]()(x)
-    for i in range(self.block_depth):
-      x = nonlinearity(x) if self.pre_nonlinearity else x
-      conv = Conv(
+
+    def layer(i: int) -> nn.Module:
+      return Conv(
         channels,
         "(kh) (kw) embed -> embed",
         self.parametrization,
@@ -185,9 +171,8 @@ class ConvBlock(nn.Module):
         dtype=self.dtype,
         name=f"conv_{i}",
       )
-      x = conv(x)
-      x = x if self.pre_nonlinearity else nonlinearity(x)
-    return x
+
+    return branch(self, layer, x)
 
 
 def _check_images(images: Any, patch: int, stages: int) -> None:
