@@ -115,6 +115,7 @@ def test_the_resnet_of_the_flags():
     ),
     ("transformer", {"base_width": 12}, "--head_dim=8 does not divide the width 12"),
     ("transformer", {"head_dim": 0}, "--head_dim=0"),
+    ("transformer", {"rules": "vocab:"}, "--rules=vocab:: lr_transfer without --mesh"),
     ("transformer", {"sequence_length": 0}, "--sequence_length=0"),
     ("transformer", {"norm": "batch"}, "norm='batch'"),
     ("resnet", {"patch": 0}, "patch=0"),

@@ -239,6 +239,7 @@ BAD = {
   "data_dir": ("/nowhere", "/nowhere is no folder; make it with"),
   "lr": (-1.0, "--lr=-1.0"),
   "warmup": (13, "--warmup=13 and --decay=0 do not fit into --steps=12"),
+  "decay": (3, "--decay=3: --schedule=cosine has none"),
   "clip": (-1.0, "--clip=-1.0"),
   "mesh": ("sweep:2", "--mesh with sweep:2: one run has no members"),
   "rules": ("embd:data", '--rules: no array has the axis "embd"'),

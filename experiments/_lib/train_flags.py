@@ -102,6 +102,8 @@ def _by_leaf(scales: Any, f: Callable[[dmup.Scales], Any]) -> Any:
 def optimization(steps: int, batch_size: int, lr: float) -> Optimization:
   """The flags, with an entry point's own defaults."""
   f = flags.FLAGS
+  if f.schedule != "wsd":
+    reading.refuse(f"--schedule={f.schedule}", ("decay",))
   steps = reading.default(f.steps, steps)
   names = {field.name for field in dataclasses.fields(Optimization)}
   own = {

@@ -158,6 +158,8 @@ def from_flags() -> Config:
   reading.refuse(f"lr_transfer --model={f.model}", _FOREIGN[f.model])
   transformer = f.model == "transformer"
   reading.positive(f.width or 64, "width")
+  if f.mesh is None:
+    reading.refuse("lr_transfer without --mesh", ("rules",))
   axis, sizes = _sizes(f)
   return Config(
     model=f.model,
