@@ -8,7 +8,15 @@ from setuptools import find_packages, setup
 _HERE = pathlib.Path(__file__).parent
 _INIT = (_HERE / "flax_depthmup" / "__init__.py").read_text()
 
-_EXPERIMENTS = ["grain", "matplotlib", "rich", "scikit-learn", "tqdm"]
+_EXPERIMENTS = [
+  "grain",
+  "jinja2",
+  "matplotlib",
+  "pillow",
+  "rich",
+  "scikit-learn",
+  "tqdm",
+]
 _TEXT = ["datasets", "tensorboardX", "tokenizers", "warcio", "zstandard"]
 
 setup(
