@@ -1,0 +1,190 @@
+"""Coordinates: the sizes of activations and of their changes, module by module.
+
+Layer: jax, flax, optax.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+
+from flax_depthmup.checks import check_nonnegative, check_size
+from flax_depthmup.diagnostics.branches import Path
+from flax_depthmup.diagnostics.module_outputs import branch_moves, module_outputs, places_of
+from flax_depthmup.errors import DepthMupError
+from flax_depthmup.metadata import abstract_init, init
+from flax_depthmup.paths import path_name
+
+Stats = dict[str, jax.Array]  # l1, l2, mean, std
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Training:
+  """How the nets of a coordinate check are trained: on one batch, over and over.
+
+  Attributes:
+    inputs: of the model's `__call__`, one array or a tuple of arrays.
+    loss: from the model's outputs to a scalar.
+    optimizer: (scales, learning rate) -> optax transformation; the rate is traced.
+    lr: the learning rate; large, but not so large that training diverges.
+    steps: of training; 30 or more also show what sets in late.
+    seeds: of the initialization.
+    times: steps after which coordinates are taken; None: 0, 1, 3, 10, 30, ... and
+      `steps`.
+    eps: that the optimizer adds to the size of the gradients; None: it has none.
+    name: of the optimizer, for the records.
+  """
+
+  inputs: Any
+  loss: Callable[[Any], jax.Array]
+  optimizer: Callable[[Any, jax.Array], optax.GradientTransformation]
+  lr: float
+  steps: int = 10
+  seeds: Sequence[int] = (0, 1, 2, 3, 4)
+  times: Sequence[int] | None = None
+  eps: float | None = None
+  name: str = "adam"
+
+  def __post_init__(self):
+    check_size(self.steps, "steps")
+    check_nonnegative(self.lr, "lr")
+    for field in ("loss", "optimizer"):
+      if not callable(getattr(self, field)):
+        found = getattr(self, field)
+        raise DepthMupError(f"{field}={found!r} is no function; see dmup.Training")
+    if not self.seeds or not all(isinstance(s, int | np.integer) for s in self.seeds):
+      raise DepthMupError(f"seeds={self.seeds!r}: expected at least one whole number")
+    taken = self.moments
+    if not all(isinstance(t, int | np.integer) and 0 <= t <= self.steps for t in taken):
+      raise DepthMupError(
+        f"times={self.times!r}: expected whole numbers from 0 to steps={self.steps}"
+      )
+
+  @property
+  def moments(self) -> tuple[int, ...]:
+    """The steps after which coordinates are taken, 0 among them."""
+    if self.times is not None:
+      return tuple(sorted({0, *self.times}))
+    growing = itertools.takewhile(lambda t: t < self.steps, _ones_and_threes())
+    return (0, *growing, self.steps)
+
+  @property
+  def arguments(self) -> tuple[Any, ...]:
+    """The inputs as the arguments of a call."""
+    return self.inputs if isinstance(self.inputs, tuple) else (self.inputs,)
+
+
+def _ones_and_threes() -> Iterator[int]:
+  return (m * 10**e for e in itertools.count() for m in (1, 3))
+
+
+class Probe:
+  """One architecture at one size, compiled: it trains, and is looked at.
+
+  Attributes:
+    model: the linen module.
+    scales: of its parameters.
+    zones: name of a module -> its zone, in the order of the calls; see `Place`.
+  """
+
+  def __init__(self, model: nn.Module, training: Training):
+    """Reads the scales; compiles at the first call.
+
+    Raises:
+      DepthMupError: a parameter carries no annotation, or the net has no residual
+        branch.
+    """
+    self.model, self._training = model, training
+    args = training.arguments
+    self.scales = abstract_init(model, jax.random.key(0), *args)[1]
+    self._places = places_of(model, args)
+    self.zones = {place.name: place.zone for place in self._places.values()}
+    self._start = jax.jit(self._make_start)
+    self._advance = jax.jit(self._train)
+    self._observe = jax.jit(self._look)
+
+  def scaled_gradient(self, seed: int) -> float:
+    """Median over trainable parameters of rms(gradient factor * gradient) at init."""
+    params, _ = self._start(seed, self._training.lr)
+    grads = jax.jit(jax.grad(self._loss))(params)
+    pairs = zip(jax.tree.leaves(grads), jax.tree.leaves(self.scales), strict=True)
+    sizes = [s.gradient_factor * float(_rms(g)) for g, s in pairs if s.trainable]
+    return float(np.median(sizes))
+
+  def observe(self, seed: int, loss_scale: float) -> Iterator[tuple[int, str, str, Stats]]:
+    """(t, quantity, module, statistics) at every moment of one training run."""
+    how = self._training
+    start, state = self._start(seed, how.lr)
+    params, done = start, 0
+    for t in how.moments:
+      params, state = self._advance(params, state, how.lr, loss_scale, t - done)
+      done = t
+      found = jax.device_get(self._observe(params, start))
+      for quantity, modules in found.items():
+        if t or quantity == "value":
+          for module, stats in modules.items():
+            yield t, quantity, module, stats
+
+  def _make_start(self, seed: jax.Array, lr: jax.Array) -> tuple[Any, Any]:
+    params = init(self.model, jax.random.key(seed), *self._training.arguments)[0]
+    return params, self._training.optimizer(self.scales, lr).init(params)
+
+  def _loss(self, params: Any) -> jax.Array:
+    out = self.model.apply({"params": params}, *self._training.arguments)
+    return self._training.loss(out)
+
+  def _train(self, params, state, lr, loss_scale, count):
+    tx = self._training.optimizer(self.scales, lr)
+
+    def step(_, carry):
+      params, state = carry
+      grads = jax.grad(lambda p: loss_scale * self._loss(p))(params)
+      updates, state = tx.update(grads, state, params)
+      return optax.apply_updates(params, updates), state
+
+    return jax.lax.fori_loop(0, count, step, (params, state))
+
+  def _named(self, found: dict[Path, list[jax.Array]]) -> dict[str, jax.Array]:
+    """By the name of the place, all entries in one row."""
+    rows: dict[str, list[jax.Array]] = {}
+    for path, arrays in found.items():
+      if path in self._places:
+        rows.setdefault(self._places[path].name, []).extend(x.ravel() for x in arrays)
+    return {name: jnp.concatenate(xs) for name, xs in rows.items()}
+
+  def _look(self, params: Any, start: Any) -> dict[str, dict[str, Stats]]:
+    args = self._training.arguments
+    now, then = (self._named(module_outputs(self.model, p, args)) for p in (params, start))
+    both = jax.tree.map(_relative_change, params, start)
+    moved = {path_name(k): x for k, x in jax.tree_util.tree_leaves_with_path(both)}
+    quantities = {
+      "value": now,
+      "change": {name: now[name] - then[name] for name in now},
+      "branch": self._named(branch_moves(self.model, params, start, args)),
+      "parameter": moved,
+    }
+    return {
+      quantity: {name: _statistics(x) for name, x in modules.items()}
+      for quantity, modules in quantities.items()
+    }
+
+
+def _rms(x: jax.Array) -> jax.Array:
+  return jnp.sqrt(jnp.mean(jnp.square(x.astype(jnp.float32))))
+
+
+def _relative_change(now: jax.Array, then: jax.Array) -> jax.Array:
+  """(W_t - W_0) / rms(W_0); zero for a parameter that starts at zero."""
+  size = _rms(then)
+  return jnp.where(size > 0, (now - then) / jnp.where(size > 0, size, 1), 0)
+
+
+def _statistics(x: jax.Array) -> Stats:
+  x = x.astype(jnp.float32)
+  return {"l1": jnp.abs(x).mean(), "l2": _rms(x), "mean": x.mean(), "std": x.std()}

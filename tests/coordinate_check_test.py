@@ -1,0 +1,268 @@
+"""Coordinates of real nets: against plain formulas, and with mistakes planted.
+
+Residual MLPs of width 64 on 32 digits, Adam, depths 8, 32 and 128, five fixed seeds.
+Slopes have standard errors of at most 0.06; each mistake moves some slope by 0.35 or
+more, the tolerance is 0.15.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+
+import flax_depthmup as dmup
+from experiments._lib import coordinate_faults
+from experiments._lib.data import load
+from flax_depthmup import DepthMupError
+from flax_depthmup.diagnostics import Training, coordinate_check, coordinate_rows
+from tests.helpers import inputs
+
+_DIGITS = load("digits", None)
+# Small, so that the logits start small and all seeds have gradients of about one size.
+X, Y = jnp.asarray(_DIGITS.x[:32]) / 4, jnp.asarray(_DIGITS.y[:32])
+P = dmup.depth_mup(base_width=64, base_depth=8)
+EPS, DECAY = 1e-8, 0.1
+
+
+def loss(logits):
+  return optax.softmax_cross_entropy_with_integer_labels(logits, Y).mean()
+
+
+def adamw(scales, lr):
+  return dmup.adamw(lr, scales, eps=EPS, weight_decay=DECAY)
+
+
+def training(optimizer=adamw, **fields):
+  defaults = {"inputs": X, "loss": loss, "lr": 2**-10, "steps": 3, "times": (3,)}
+  fields = defaults | fields
+  return Training(optimizer=optimizer, **{"eps": EPS} | fields)
+
+
+def net(width, depth, p=P, **fields):
+  return dmup.ResidualMLP(width, depth, 10, p, **{"block_multiplier": 0.7} | fields)
+
+
+def check(make_model=net, optimizer=adamw, **sizes):
+  sizes = {"widths": (64,), "depths": (8, 32, 128)} | sizes
+  return coordinate_check(make_model, training(optimizer), **sizes)
+
+
+def test_a_sound_net_passes():
+  found = check()
+  assert found.passed is True, found.reason
+  assert {s.probe for s in found.slopes} == {"training", "eps", "decay"}
+  columns = "width depth module t l1 l2 mean std optimizer lr seed quantity probe zone"
+  assert set(found.rows[0]) == set(columns.split())
+
+
+def test_a_sound_net_passes_over_width():
+  """With the ODE scaling, whose width rule is the same; wide nets, as corrections to
+  the readout's movements fall only as 1/sqrt(n)."""
+  p = dmup.ode(base_width=128, base_depth=8)
+  found = check(functools.partial(net, p=p), widths=(128, 256, 512), depths=(8,))
+  assert found.passed is True, found.reason
+  assert {s.axis for s in found.slopes} == {"width"}
+
+
+def spoilt(fault):
+  """The check with one mistake planted."""
+  if fault in coordinate_faults.OF_MODEL:
+    spoil = coordinate_faults.OF_MODEL[fault]
+    return check(lambda width, depth: spoil(net(width, depth)))
+  if fault == "decay_inside":
+    return check(optimizer=coordinate_faults.decay_inside(EPS, DECAY))
+  return check(optimizer=coordinate_faults.OF_OPTIMIZER[fault](adamw))
+
+
+#: Mistake -> a slope that must give it away: (probe, quantity, module).
+SYMPTOMS = {
+  "no_branch_multiplier": ("training", "value", "stack"),
+  "no_mean_subtraction": ("training", "value", "stack"),
+  "no_update_factor": ("training", "branch", "stack/block"),
+  "update_factor_everywhere": ("training", "change", "input"),
+  "plain_eps": ("eps", "branch", "stack/block"),
+  "decay_inside": ("decay", "parameter", "stack/block/dense_0/kernel"),
+}
+
+
+@pytest.mark.parametrize("fault", coordinate_faults.NAMES)
+def test_a_planted_mistake_turns_the_check_red(fault):
+  found = spoilt(fault)
+  assert found.passed is False
+  assert SYMPTOMS[fault] in {(s.probe, s.quantity, s.module) for s in found.failures}
+
+
+def test_full_size_gradients_hide_a_wrong_eps():
+  """Why there is a probe for it."""
+  failures = spoilt("plain_eps").failures
+  assert {s.probe for s in failures} == {"eps"}
+
+
+def test_weight_decay_alone_moves_by_what_it_says():
+  rows = coordinate_rows(net(64, 8), training(), 64, 8, {"decay": 0.0})
+  assert {r["quantity"] for r in rows} == {"parameter"}
+  shrunk = 1 - (1 - 2**-10 * DECAY) ** 3
+  for row in rows:
+    assert row["l2"] == pytest.approx(shrunk, rel=1e-3)
+
+
+def rows_of(model, **fields):
+  how = training(seeds=(0,), **fields)
+  found = coordinate_rows(model, how, 16, 4, {"training": 1.0})
+  return {(r["quantity"], r["module"], r["t"]): r for r in found}
+
+
+def test_against_the_formula():
+  """Values, changes and updates of branches after one step, by plain linear algebra."""
+  model = net(16, 4)
+  params, scales = dmup.init(model, jax.random.key(0), X)
+  tx = adamw(scales, 2**-10)
+  grads = jax.grad(lambda p: loss(model.apply({"params": p}, X)))(params)
+  moved = optax.apply_updates(params, tx.update(grads, tx.init(params), params)[0])
+  a = 0.7 * P.branch_multiplier(4)
+
+  def branch(x, w):
+    y = np.maximum(np.asarray(x @ w), 0)
+    return y - y.mean(-1, keepdims=True)
+
+  def stream(params):
+    xs = [X @ params["input"]["kernel"]]
+    for w in params["stack"]["block"]["dense_0"]["kernel"]:
+      xs.append(xs[-1] + a * branch(xs[-1], w))
+    return np.array(xs)
+
+  def rms(x):
+    return np.sqrt(np.mean(np.square(x)))
+
+  found = rows_of(model, steps=1, times=(1,))
+  then, now = stream(params), stream(moved)
+  kernels = [p["stack"]["block"]["dense_0"]["kernel"] for p in (params, moved)]
+  update = np.array(
+    [branch(x, new) - branch(x, old) for x, old, new in zip(now, *kernels, strict=False)]
+  )
+  expected = {
+    ("value", "stack/Residual", 0): then[1:],
+    ("value", "stack", 1): now[-1],
+    ("change", "stack", 1): now[-1] - then[-1],
+    ("change", "stack/Residual", 1): (now - then)[1:],
+    ("change", "input", 1): now[0] - then[0],
+    ("branch", "stack/block", 1): update,
+  }
+  for key, x in expected.items():
+    assert found[key]["l2"] == pytest.approx(rms(x), rel=1e-3), key
+    assert found[key]["l1"] == pytest.approx(np.abs(x).mean(), rel=1e-3), key
+    assert found[key]["mean"] == pytest.approx(x.mean(), rel=1e-3, abs=1e-6), key
+
+
+class Looped(nn.Module):
+  """The stack as a loop in Python."""
+
+  depth: int = 4
+  parametrization: dmup.Parametrization = P
+
+  @nn.compact
+  def __call__(self, x):
+    p = self.parametrization
+    x = dmup.Dense(16, "(inputs) -> embed", p, name="input")(x)
+    for i in range(self.depth):
+      block = dmup.Dense(16, "embed -> embed", p, name=f"block_{i}")
+      x = dmup.Residual(block, self.depth, p, name=f"add_{i}")(x)
+    return dmup.Readout(10, p, name="readout")(x)
+
+
+def test_the_blocks_of_a_loop_are_one_row():
+  found = rows_of(Looped())
+  assert ("value", "block", 3) in found
+  assert ("branch", "block", 3) in found
+  assert not [key for key in found if "block_" in key[1]]
+  assert found["change", "add", 3]["zone"] == "inside"
+  assert found["change", "readout", 3]["zone"] == "after"
+
+
+def test_a_transformer_shows_both_branches():
+  sizes = dmup.axis_sizes(width=16, heads=2)
+  p = dmup.complete_p(base_width=sizes, base_depth=2)
+  model = dmup.Transformer(16, 2, 11, 2, p, remat=True)
+  tokens = jnp.arange(12).reshape(2, 6) % 11
+  found = rows_of(model, inputs=tokens, loss=lambda out: jnp.mean(out**2))
+  branches = {key[1] for key in found if key[0] == "branch"}
+  assert branches == {"layers/attention", "layers/mlp"}
+  zones = {key[1]: row["zone"] for key, row in found.items()}
+  assert zones["embed"] == "before"
+  assert zones["layers/mlp/up"] == zones["layers"] == "inside"
+  assert zones["norm"] == zones["output"] == "after"
+
+
+def test_times():
+  assert training(steps=30, times=None).moments == (0, 1, 3, 10, 30)
+  assert training(steps=100, times=None).moments == (0, 1, 3, 10, 30, 100)
+  assert training(steps=1, times=None).moments == (0, 1)
+  assert training(steps=5, times=(5, 2)).moments == (0, 2, 5)
+
+
+@pytest.mark.parametrize(
+  ("fields", "words"),
+  [
+    ({"steps": 0}, "steps=0"),
+    ({"lr": -1.0}, "lr=-1"),
+    ({"lr": float("nan")}, "lr=nan"),
+    ({"seeds": ()}, "seeds=()"),
+    ({"times": (9,)}, "times=.9,.*from 0 to steps=3"),
+    ({"loss": 3}, "loss=3 is no function"),
+    ({"optimizer": optax.adam(1.0)}, "is no function"),
+  ],
+)
+def test_wrong_training(fields, words):
+  with pytest.raises(DepthMupError, match=words):
+    training(**fields)
+
+
+class Plain(nn.Module):
+  @nn.compact
+  def __call__(self, x):
+    return dmup.Dense(4, "(inputs) -> embed", P)(x)
+
+
+class Unannotated(nn.Module):
+  parametrization: dmup.Parametrization = P
+
+  @nn.compact
+  def __call__(self, x):
+    return nn.Dense(10)(x)
+
+
+@pytest.mark.parametrize(
+  ("make_model", "sizes", "words"),
+  [
+    (net, {"depths": (4, 8)}, "two points always lie on a line"),
+    (net, {"depths": ()}, "depths=()"),
+    (net, {"depths": (4, 4, 8)}, "at least three different"),
+    (net, {"widths": (0,)}, "a size of widths"),
+    (net, {"depths": 8}, "depths=8: expected a sequence"),
+    (lambda w, d: Plain(), {}, "Plain has no field parametrization"),
+    (lambda w, d: Unannotated(), {}, "carries no axes"),
+  ],
+)
+def test_wrong_nets_and_sizes(make_model, sizes, words):
+  with pytest.raises(DepthMupError, match=words):
+    check(make_model, **sizes)
+
+
+def test_a_net_without_branches():
+  how = training(inputs=inputs(), loss=jnp.sum)
+  with pytest.raises(DepthMupError, match="Plain has no residual branch"):
+    coordinate_check(
+      lambda w, d: Plain(), how, widths=(4,), depths=(1, 2, 3), parametrization=P
+    )
+
+
+def test_an_eps_that_cannot_be_probed():
+  with pytest.raises(DepthMupError, match="vanish in float32"):
+    coordinate_check(net, training(eps=1e-30), widths=(16,), depths=(1, 2, 4))
+  flat = training(loss=lambda out: 0 * out.sum())
+  with pytest.raises(DepthMupError, match="have size 0.0"):
+    coordinate_check(net, flat, widths=(16,), depths=(1, 2, 4))
