@@ -106,7 +106,7 @@ def _panel(ax: Any, slopes: Sequence[Slope], rows: Sequence[Mapping[str, Any]]) 
     number = "" if s.slope is None else f" {s.slope:+.2f}"
     label = f"{s.module}{number}" if i < _MOST else None
     middle = np.exp(np.mean(np.log(np.maximum(values, 1e-30)), axis=0))
-    ax.plot(sizes, middle, "o-", ms=3, label=label, **style)
+    ax.plot(sizes, middle, marker="o", ms=3, label=label, **style)
     ax.fill_between(sizes, values.min(0), values.max(0), alpha=0.15, lw=0, color=color)
   ax.set_xscale("log")
   ax.set_yscale("log")

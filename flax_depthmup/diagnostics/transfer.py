@@ -1,10 +1,12 @@
-"""Does the best learning rate of a small net stay the best of a large one?
+"""Does the best hyperparameter of a small net stay the best of a large one?
 
 Layer: numpy only; works on anyone's table of results.
 """
 
+import dataclasses
 import itertools
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
@@ -24,24 +26,27 @@ RESAMPLES = 500
 #: A loss of exactly zero, as interpolating nets reach in float32, counts as this.
 SMALLEST = float(np.finfo(np.float32).tiny)
 
-_COLUMNS = ("log2_lr", "seed", "loss")
+_PREFIX = "log2_"
 
 
 def transfer_verdict(
-  records: Iterable[Mapping[str, Any]], size: str = "depth"
+  records: Iterable[Mapping[str, Any]], size: str = "depth", swept: str = "log2_lr"
 ) -> dict[str, dict[str, Any]]:
-  """The verdict on a sweep over learning rates and sizes.
+  """The verdict on a sweep over sizes and one hyperparameter, the learning rate or another.
 
   Args:
-    records: one mapping per trained net with `parametrization`, the size,
-      `log2_lr`, `seed`, `loss` (positive; not finite or None if it diverged)
+    records: one mapping per trained net with `parametrization`, the size, the
+      hyperparameter, `seed`, `loss` (positive; not finite or None if it diverged)
       and, optionally, `diverged`.
     size: the column that holds the size: "depth", "width", or any other whose
       values are positive whole numbers.
+    swept: the column that holds log2 of the hyperparameter, named log2_...; what
+      follows calls its values rates.
 
   Returns:
     By parametrization, with keys that JSON can hold:
-      optimum_log2_lr: by size, the fitted minimum (`fit_optimum`) or None.
+      optimum_log2_lr (optimum_ and the name of the swept column): by size, the
+        fitted minimum (`fit_optimum`) or None.
       why_no_optimum: by size, the reason where it is None.
       octaves_per_doubling: slope of the optimum over log2 size, least squares
         over the sizes that have one; None with fewer than two.
@@ -61,34 +66,40 @@ def transfer_verdict(
       reason: why, in one line.
 
   Raises:
-    DepthMupError: no records, a column is missing, or the grid of (rate, seed)
-      of a size has holes or doubles.
+    DepthMupError: no records, a column is missing, the swept one is not named as
+      logarithms are, or the grid of (rate, seed) of a size has holes or doubles.
   """
+  if not (isinstance(swept, str) and re.fullmatch(_PREFIX + ".+", swept)):
+    raise DepthMupError(
+      f"swept={swept!r}: expected the name of a column of base-2 logarithms, log2_lr or "
+      "another log2_...; add such a column to the results"
+    )
   grouped: dict[str, dict[int, list[Mapping[str, Any]]]] = {}
   for record in records:
-    _check_record(record, size)
+    _check_record(record, size, swept)
     by_size = grouped.setdefault(record["parametrization"], {})
     by_size.setdefault(record[size], []).append(record)
   if not grouped:
     raise DepthMupError("there are no results to judge; give at least one record")
-  return {
-    name: _judge(
-      {n: _curve(f"{name} at {size} {n}", by_size[n]) for n in sorted(by_size)}, size
-    )
-    for name, by_size in grouped.items()
-  }
+  verdicts = {}
+  for name, by_size in grouped.items():
+    curves = {
+      n: _curve(f"{name} at {size} {n}", by_size[n], swept) for n in sorted(by_size)
+    }
+    verdicts[name] = _judge(curves, size, swept)
+  return verdicts
 
 
-def _check_record(record: Mapping[str, Any], size: str) -> None:
+def _check_record(record: Mapping[str, Any], size: str, swept: str) -> None:
   if not isinstance(record, Mapping):
     raise DepthMupError(f"a result is {record!r}; expected a mapping")
-  columns = ("parametrization", size, *_COLUMNS)
+  columns = ("parametrization", size, swept, "seed", "loss")
   missing = [name for name in columns if name not in record]
   if missing:
     raise DepthMupError(f"a result has no {missing[0]!r}; each needs {', '.join(columns)}")
   check_size(record[size], f"{size} of a result")
-  if not is_number(record["log2_lr"]):
-    raise DepthMupError(f"log2_lr={record['log2_lr']!r} of a result: expected a number")
+  if not is_number(record[swept]):
+    raise DepthMupError(f"{swept}={record[swept]!r} of a result: expected a number")
   loss = record["loss"]
   if loss is not None and (isinstance(loss, bool) or not isinstance(loss, Real)):
     raise DepthMupError(f"loss={loss!r} of a result: expected a number or None")
@@ -97,15 +108,15 @@ def _check_record(record: Mapping[str, Any], size: str) -> None:
 Curve = tuple[np.ndarray, np.ndarray]  # log2 rates [K], log losses [S, K]
 
 
-def _curve(where: str, records: Sequence[Mapping[str, Any]]) -> Curve:
-  rates = sorted({r["log2_lr"] for r in records})
+def _curve(where: str, records: Sequence[Mapping[str, Any]], swept: str) -> Curve:
+  rates = sorted({r[swept] for r in records})
   seeds = sorted({r["seed"] for r in records})
-  table = {(r["seed"], r["log2_lr"]): r for r in records}
+  table = {(r["seed"], r[swept]): r for r in records}
   grid = list(itertools.product(seeds, rates))
   if len(records) != len(grid) or set(table) != set(grid):
     hole = next((key for key in grid if key not in table), None)
-    what = f"lacks (seed, log2_lr) = {hole}" if hole else "holds one member twice"
-    raise DepthMupError(f"{where} {what}; give each seed every learning rate, once")
+    what = f"lacks (seed, {swept}) = {hole}" if hole else "holds one member twice"
+    raise DepthMupError(f"{where} {what}; give each seed every {_name(swept)}, once")
   losses = [_log_loss(table[key]) for key in grid]
   return np.array(rates, float), np.reshape(losses, (len(seeds), len(rates)))
 
@@ -119,12 +130,28 @@ def _log_loss(record: Mapping[str, Any]) -> float:
   return math.log(max(loss, SMALLEST))
 
 
-def _judge(curves: dict[int, Curve], size: str) -> dict[str, Any]:
-  optima = {depth: fit_optimum(*curve) for depth, curve in curves.items()}
+def _name(swept: str) -> str:
+  """What the swept hyperparameter is called in a sentence."""
+  if swept == "log2_lr":
+    return "learning rate"
+  return swept.removeprefix(_PREFIX).replace("_", " ")
+
+
+def _optimum(curve: Curve, swept: str) -> Optimum:
+  """`fit_optimum`, whose reasons speak of rates, in words of the swept one."""
+  found = fit_optimum(*curve)
+  if swept == "log2_lr" or found.reason is None:
+    return found
+  reason = re.sub(r"\b(learning )?rate(s?)\b", rf"{_name(swept)}\2", found.reason)
+  return dataclasses.replace(found, reason=reason)
+
+
+def _judge(curves: dict[int, Curve], size: str, swept: str) -> dict[str, Any]:
+  optima = {depth: _optimum(curve, swept) for depth, curve in curves.items()}
   slope, ci95 = _slope(curves, optima)
-  transfers, reason = _verdict(optima, slope, ci95, size)
+  transfers, reason = _verdict(optima, slope, ci95, size, _name(swept))
   return {
-    "optimum_log2_lr": {str(d): o.log2_lr for d, o in optima.items()},
+    f"optimum_{swept}": {str(d): o.log2_lr for d, o in optima.items()},
     "why_no_optimum": {str(d): o.reason for d, o in optima.items() if o.reason},
     "octaves_per_doubling": slope,
     "ci95": ci95,
@@ -187,13 +214,17 @@ def _regret(curves: dict[int, Curve], optima: dict[int, Optimum]) -> float | Non
 
 
 def _verdict(
-  optima: dict[int, Optimum], slope: float | None, ci95: list[float] | None, size: str
+  optima: dict[int, Optimum],
+  slope: float | None,
+  ci95: list[float] | None,
+  size: str,
+  name: str,
 ) -> tuple[bool | None, str]:
   largest = max(optima)
   if len(optima) < 2:
     return None, f"one {size} alone shows no transfer; give several {size}s"
   if optima[largest].status == "diverged":
-    return False, f"at {size} {largest} every learning rate diverges"
+    return False, f"at {size} {largest} every {name} diverges"
   unclear = {d: o.reason for d, o in optima.items() if o.log2_lr is None}
   if slope is None:
     n, reason = next(iter(unclear.items()))
