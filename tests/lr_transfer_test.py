@@ -12,7 +12,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 from experiments import lr_transfer
-from experiments._lib import transfer_config
+from experiments._lib import sweeps, transfer_config
 from flax_depthmup import DepthMupError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -84,7 +84,7 @@ def test_a_toy_run_writes_what_it_promises(tmp_path, capsys):
 def test_an_interrupted_run_continues(tmp_path, monkeypatch):
   run(tmp_path / "whole")
   count = 0
-  record = lr_transfer.Sweeps._record
+  record = sweeps.Sweeps._record
 
   def interrupt(*args):
     nonlocal count
@@ -94,7 +94,7 @@ def test_an_interrupted_run_continues(tmp_path, monkeypatch):
       raise KeyboardInterrupt
 
   with monkeypatch.context() as patch:
-    patch.setattr(lr_transfer.Sweeps, "_record", interrupt)
+    patch.setattr(sweeps.Sweeps, "_record", interrupt)
     with pytest.raises(KeyboardInterrupt):
       run(tmp_path / "cut")
   assert 0 < len(lines(tmp_path / "cut")) < 40
@@ -155,6 +155,8 @@ def test_every_flag_with_a_wrong_value(tmp_path, flag):
 @pytest.mark.parametrize(
   ("values", "words"),
   [
+    ({"log2_lr": -8.0}, "--log2_lr=-8.0: lr_transfer has none"),
+    ({"log2_multipliers": "-1,0"}, "--log2_multipliers=-1,0: lr_transfer has none"),
     ({"parametrizations": ["0.5:x"]}, "gamma='x'"),
     ({"parametrizations": []}, "at least one"),
     ({"parametrizations": ["ode", "ode"]}, "distinct"),

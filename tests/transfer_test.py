@@ -193,6 +193,66 @@ def test_several_parametrizations_apart():
   assert [v[name]["transfers"] for name in ("p", "q")] == [True, False]
 
 
+def renamed(swept, table):
+  return [{swept if k == "log2_lr" else k: v for k, v in r.items()} for r in table]
+
+
+@pytest.mark.parametrize("swept", ["log2_multiplier", "log2_weight_decay"])
+def test_another_hyperparameter_is_judged_alike(swept):
+  for fields in ({}, {"drift": -0.5}, {"wall": -0.8}, {"noise": 1.5}, {"start": -13.4}):
+    rate = verdict(**fields)
+    other = transfer_verdict(renamed(swept, records(**fields)), swept=swept)["p"]
+    assert f"optimum_{swept}" in other
+    assert "optimum_log2_lr" not in other
+    assert other[f"optimum_{swept}"] == rate["optimum_log2_lr"]
+    for key in ("octaves_per_doubling", "ci95", "best_loss", "transfers"):
+      assert other[key] == rate[key]
+
+
+def test_the_words_are_those_of_the_hyperparameter():
+  low = records(start=-13.4)
+  dead = [{**r, "diverged": r["diverged"] or r["depth"] == 64} for r in records()]
+  for table, words in (
+    (low, "at depth 4 the best multiplier is the smallest of the grid, 2^-13"),
+    (dead, "at depth 64 every multiplier diverges"),
+    (renamed("log2_lr", records(seeds=1)), "one seed, or unequal numbers of seeds"),
+  ):
+    v = transfer_verdict(renamed("log2_multiplier", table), swept="log2_multiplier")["p"]
+    said = " ".join([v["reason"], *v["why_no_optimum"].values()])
+    assert words in said
+    assert " rate" not in said
+  decay = "log2_weight_decay"
+  v = transfer_verdict(renamed(decay, low), swept=decay)["p"]
+  assert "the best weight decay is the smallest" in v["why_no_optimum"]["4"]
+  assert (
+    "the best rate is the smallest" in transfer_verdict(low)["p"]["why_no_optimum"]["4"]
+  )
+
+
+@pytest.mark.parametrize(
+  ("swept", "words"),
+  [
+    ("log2_multiplier", "has no 'log2_multiplier'"),
+    ("dropout", "swept='dropout': expected the name of a column of base-2 logarithms"),
+    ("log2_", "swept='log2_'"),
+    (None, "swept=None"),
+  ],
+)
+def test_a_column_that_is_not_there_or_no_logarithm(swept, words):
+  with pytest.raises(DepthMupError, match=words):
+    transfer_verdict(records(), swept=swept)
+
+
+def test_holes_of_another_hyperparameter():
+  table = renamed("log2_multiplier", records())
+  for bad, words in (
+    (table[1:], r"lacks \(seed, log2_multiplier\).*give each seed every multiplier"),
+    ([{**table[0], "log2_multiplier": "x"}], "log2_multiplier='x'"),
+  ):
+    with pytest.raises(DepthMupError, match=words):
+      transfer_verdict(bad, swept="log2_multiplier")
+
+
 @pytest.mark.parametrize(
   ("bad", "words"),
   [

@@ -24,13 +24,11 @@ flags.DEFINE_float("lr", None, "Peak learning rate.")
 flags.DEFINE_enum("schedule", "cosine", SCHEDULES, "Of the learning rate.")
 flags.DEFINE_integer("warmup", None, "Steps of linear warm-up; default: a twentieth.")
 flags.DEFINE_integer("decay", None, "Last steps, in which wsd falls; default: a fifth.")
-flags.DEFINE_float("weight_decay", 0.0, "Of matrices; see --decay_mode.")
 flags.DEFINE_enum(
   "decay_mode", "width_compensated", get_args(dmup.Decay), "What it means; see dmup.adamw."
 )
 flags.DEFINE_float("b1", 0.9, "Adam's.")
 flags.DEFINE_float("b2", 0.95, "Adam's.")
-flags.DEFINE_float("eps", 1e-8, "Adam's, of the base net.")
 flags.DEFINE_float("clip", 1.0, "Largest norm of the gradient; 0: none.")
 flags.DEFINE_integer("accumulate", 1, "Parts of a batch, one after another.")
 flags.DEFINE_integer("seed", 0, "Of the parameters and of the order of the data.")
@@ -112,6 +110,8 @@ def optimization(steps: int, batch_size: int, lr: float) -> Optimization:
     "lr": reading.default(f.lr, lr),
     "warmup": reading.default(f.warmup, steps // 20),
     "decay": reading.default(f.decay, steps // 5),
+    "weight_decay": reading.default(f.weight_decay, 0.0),
+    "eps": reading.default(f.eps, 1e-8),
   }
   return Optimization(**own, **{name: f[name].value for name in names - set(own)})
 

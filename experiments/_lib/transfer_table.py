@@ -1,33 +1,34 @@
-"""The verdict of an LR-transfer run as a table on the terminal."""
+"""The verdict of a run that asks what transfers, as a table on the terminal."""
 
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+_NAMES = {"log2_lr": "learning rate", "log2_multiplier": "block multiplier"}
 
-def show(verdicts: dict[str, Any], size: str) -> None:
+
+def show(verdicts: dict[str, Any], size: str, swept: str = "log2_lr") -> None:
   """Prints one row per parametrization, and a line for each optimum not found."""
-  table = Table(title=f"Does the best learning rate transfer over {size}?")
+  name, optimum = _NAMES[swept], f"optimum_{swept}"
+  table = Table(title=f"Does the best {name} transfer over {size}?")
   letter = {"depth": "L", "width": "n"}[size]
-  sizes = list(next(iter(verdicts.values()))["optimum_log2_lr"])
+  sizes = list(next(iter(verdicts.values()))[optimum])
   table.add_column("parametrization", no_wrap=True)
   for n in sizes:
     table.add_column(f"{letter}={n}", justify="right")
-  for name in ("octaves/doubling", "best loss", "transfers"):
-    table.add_column(name, justify="right", no_wrap=True)
-  for name, v in verdicts.items():
-    optima = [_number(v["optimum_log2_lr"][n], ".2f") for n in sizes]
+  for column in ("octaves/doubling", "best loss", "transfers"):
+    table.add_column(column, justify="right", no_wrap=True)
+  for own, v in verdicts.items():
+    optima = [_number(v[optimum][n], ".2f") for n in sizes]
     loss = [_number(v["best_loss"][n], ".3g") for n in (sizes[0], sizes[-1])]
     word = {True: "yes", False: "no", None: "cannot tell"}[v["transfers"]]
-    table.add_row(name, *optima, _drift(v), " → ".join(loss), word)
+    table.add_row(own, *optima, _drift(v), " → ".join(loss), word)
   width = max(Console().width, 115)  # narrower, the numbers would break apart
   Console(width=width).print(table)
-  print(
-    f"{letter}=...: log2 of the fitted best learning rate. Best loss: smallest → largest."
-  )
-  for name, v in verdicts.items():
-    print(f"{name}: {v['reason']}")
+  print(f"{letter}=...: log2 of the fitted best {name}. Best loss: smallest → largest.")
+  for own, v in verdicts.items():
+    print(f"{own}: {v['reason']}")
     for n, reason in v["why_no_optimum"].items():
       print(f"  no optimum at {size} {n}: {reason}")
 

@@ -3,6 +3,8 @@
 Layer: numpy, matplotlib (which the extra "experiments" brings).
 """
 
+import itertools
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -14,6 +16,9 @@ from flax_depthmup.errors import DepthMupError
 
 #: Most modules that a panel names.
 _MOST = 12
+_COLUMNS = 3
+#: The least that a panel spans upwards, as a factor.
+_SPAN = 10.0
 _TITLES = {
   "training": {
     "value": "output of each module",
@@ -21,8 +26,8 @@ _TITLES = {
     "branch": "update of each branch",
   },
   "eps": {
-    "change": "change, gradients of the size of eps",
-    "branch": "update of branches, likewise",
+    "change": "change of the output, gradients of the size of eps",
+    "branch": "update of branches, gradients of the size of eps",
   },
   "decay": {"parameter": "change of parameters by decay"},
 }
@@ -34,7 +39,7 @@ def draw_coordinates(
   path: str | os.PathLike[str],
   title: str = "",
 ) -> None:
-  """A row of panels for each axis, a panel for each quantity, a line for each module.
+  """A panel for each axis, probe and quantity, with a line for each module.
 
   At the last time; bands span the seeds. A thick red line is not as predicted, a grey
   one is not judged.
@@ -61,32 +66,38 @@ def draw_coordinates(
 
   rows = list(rows)
   last = max(s.t for s in slopes)
-  shown = [s for s in slopes if s.t == last]
-  axes = sorted({s.axis for s in shown})
-  kinds = [
-    (probe, quantity)
+  panels = [
+    (axis, probe, quantity)
+    for axis in ("depth", "width")
     for probe, quantities in _TITLES.items()
     for quantity in quantities
-    if any((s.probe, s.quantity) == (probe, quantity) for s in shown)
+    if any(_key(s) == (axis, probe, quantity, last) for s in slopes)
   ]
+  columns = min(_COLUMNS, len(panels))
+  lines = -(-len(panels) // columns)
   figure, grid = plt.subplots(
-    len(axes),
-    len(kinds),
-    figsize=(3.5 * len(kinds), 3.6 * len(axes)),
+    lines,
+    columns,
+    figsize=(4.6 * columns, 4.6 * lines),
     squeeze=False,
     layout="constrained",
   )
-  for i, axis in enumerate(axes):
-    for j, (probe, quantity) in enumerate(kinds):
-      ax = grid[i, j]
-      own = [s for s in shown if (s.axis, s.probe, s.quantity) == (axis, probe, quantity)]
-      _panel(ax, own, rows)
-      ax.set_xlabel(axis)
-      ax.set_title(f"{_TITLES[probe][quantity]}, t = {last}", fontsize=9)
-    grid[i, 0].set_ylabel("root mean square")
+  for ax, panel in itertools.zip_longest(grid.flat, panels):
+    if panel is None:
+      ax.axis("off")
+      continue
+    axis, probe, quantity = panel
+    _panel(ax, [s for s in slopes if _key(s) == (*panel, last)], rows)
+    ax.set_xlabel(axis)
+    ax.set_ylabel("root mean square")
+    ax.set_title(f"{_TITLES[probe][quantity]}, t = {last}", fontsize=10)
   figure.suptitle(title, fontsize=11)
-  figure.savefig(path, dpi=110)
+  figure.savefig(path, dpi=100)
   plt.close(figure)
+
+
+def _key(s: Slope) -> tuple[str, str, str, int]:
+  return s.axis, s.probe, s.quantity, s.t
 
 
 def _panel(ax: Any, slopes: Sequence[Slope], rows: Sequence[Mapping[str, Any]]) -> None:
@@ -114,8 +125,12 @@ def _panel(ax: Any, slopes: Sequence[Slope], rows: Sequence[Mapping[str, Any]]) 
   ax.xaxis.set_minor_locator(NullLocator())
   ax.xaxis.set_minor_formatter(NullFormatter())
   ax.grid(alpha=0.25)
-  if slopes:
-    ax.legend(fontsize=6, title="module, slope", title_fontsize=6)
+  low, high = ax.get_ylim()
+  if high < _SPAN * low:  # flat lines look flat
+    middle = math.sqrt(low * high)
+    ax.set_ylim(middle / math.sqrt(_SPAN), middle * math.sqrt(_SPAN))
+  below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "frameon": False}
+  ax.legend(fontsize=7, ncols=2, title="module, slope", title_fontsize=7, **below)
 
 
 def _curve(s: Slope, rows: Sequence[Mapping[str, Any]]) -> tuple[list[float], np.ndarray]:

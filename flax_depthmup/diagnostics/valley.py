@@ -121,7 +121,7 @@ def _check(x: np.ndarray, a: np.ndarray, table: np.ndarray) -> None:
 
 def _sublevel(y: np.ndarray, best: tuple[int, int], height: float) -> np.ndarray:
   """The cells at most `height` above the best one and connected to it, a mask."""
-  parts = label(y <= y[best] + height, structure=np.ones((3, 3)))[0]
+  parts = label(y <= y[best] + height)[0]
   return parts == parts[best]
 
 
