@@ -10,7 +10,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 def test_python_blocks_run(capsys):
   blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-  assert len(blocks) == 3
+  assert len(blocks) == 4
   names: dict = {}
   for block in blocks:
     exec(block, names)
@@ -19,6 +19,8 @@ def test_python_blocks_run(capsys):
   assert np.isfinite(scanned).all()
   assert np.isfinite(names["logits"]).all()
   assert names["text"].shape == (8, 8)
+  assert names["check"].passed is not False
+  assert {s.probe for s in names["check"].slopes} == {"training", "eps", "decay"}
 
 
 def test_what_it_links_to_is_there():
