@@ -16,13 +16,13 @@ Figure 2, pre- against post-nonlinearity, 2 minutes on 2 cores: both transfer, t
 former gains nothing from depth.
 
   python -m experiments.architectures --workdir=DIR --variants=relu,relu+pre \
-    --depths=4,8,16,32 --block_multiplier=0.70710678 --log2_lrs=-10.5:-6.5:0.5 --seeds=5
+    --depths=4,8,16,32 --block_multiplier=0.70710678 --log2_lrs=-10.5:-6.5:0.5 --seeds=3
 
 Figure 3, |x| against ReLU, 2 minutes: |x| is better at depth. The paper's a = 2^-1.5
 is 2^-1.5 / sqrt(8) = 1/8 here.
 
   python -m experiments.architectures --workdir=DIR --variants=abs,relu \
-    --depths=4,8,16,32 --block_multiplier=0.125 --log2_lrs=-8:-3:0.5 --seeds=5
+    --depths=4,8,16,32 --block_multiplier=0.125 --log2_lrs=-8:-3:0.5 --seeds=3
 
 Figures 4 and 5, one matrix in a block against two, the best over rate and multiplier,
 3 and 4 minutes: one is better.
@@ -37,9 +37,9 @@ Figures 6 and 21, the best rate at a fixed multiplier moves with two matrices, 2
 each:
 
   python -m experiments.architectures --workdir=DIR --variants=relu+k2 \
-    --depths=4,8,16,32,64 --block_multiplier=1 --log2_lrs=-10.5:-5.5:0.5 --seeds=5
+    --depths=4,8,16,32,64 --block_multiplier=1 --log2_lrs=-10.5:-5.5:0.5 --seeds=3
   python -m experiments.architectures --workdir=DIR --variants=abs+layer_norm+k2 \
-    --depths=4,8,16,32,64 --block_multiplier=0.25 --log2_lrs=-9.5:-4:0.5 --seeds=5
+    --depths=4,8,16,32,64 --block_multiplier=0.25 --log2_lrs=-9.5:-4:0.5 --seeds=3
 
 At paper scale, on an accelerator, the grids of the paper with --width=256 --seeds=5
 --steps=39000 --window=1000 --depths=8,16,32,64,128,256,512,1024

@@ -34,7 +34,12 @@ def draw(
 
   count = len(verdicts)
   figure, axes = plt.subplots(
-    1, count, figsize=(4.4 * count, 4.2), sharey=True, squeeze=False, layout="constrained"
+    1,
+    count,
+    figsize=(max(4.4 * count, 6.4), 4.2),
+    sharey=True,
+    squeeze=False,
+    layout="constrained",
   )
   bottom, top = limits(records)
   sizes = sorted({r[size] for r in records})
@@ -83,6 +88,7 @@ def curves(
   if above:
     where = {"x": 0.02, "y": 0.02, "transform": ax.transAxes, "fontsize": 8}
     ax.text(s=f"{size} {', '.join(map(str, above))}: above this axis", **where)
+  ax.locator_params(axis="x", nbins=7)
   ax.set_xlabel(LABELS[swept])
   ax.grid(alpha=0.25)
 
