@@ -7,8 +7,9 @@ import pytest
 from absl.testing import flagsaver
 
 from experiments import coordinate_check
-from experiments._lib import data
+from experiments._lib import coordinate_config, data
 from flax_depthmup import DepthMupError
+from flax_depthmup.diagnostics import CoordinateCheck, Slope
 
 TOY = {
   "width": 16,
@@ -74,6 +75,41 @@ def test_an_interrupted_run_continues(tmp_path, monkeypatch):
     assert whole.read_bytes() == cut.read_bytes()
 
 
+def outcome(*passed):
+  """A check of as many slopes."""
+  fields = {"axis": "depth", "probe": "decay", "quantity": "parameter", "t": 1}
+  fields |= {"slope": 0.0, "stderr": 0.0, "predicted": (0.0, 0.0), "reason": ""}
+  slopes = tuple(Slope(module=f"w{i}", passed=p, **fields) for i, p in enumerate(passed))
+  return CoordinateCheck(rows=[], slopes=slopes, passed=all(passed), reason="why")
+
+
+@pytest.mark.parametrize(
+  ("sound", "spoilt", "seen"),
+  [
+    ((True, True), (True, False), True),
+    ((True, True), (True, True), False),
+    ((True, False), (True, False), None),
+  ],
+)
+def test_a_mistake_counts_only_where_the_sound_net_is_green(sound, spoilt, seen):
+  with flagsaver.flagsaver(**TOY):
+    settings = coordinate_config.from_flags()
+  found = {"depth_mup": outcome(*sound), "depth_mup, decay_inside": outcome(*spoilt)}
+  claims = coordinate_check.summarize(settings, found)["claims"]
+  assert claims["depth_mup"]["seen"] is all(sound)
+  assert claims["depth_mup, decay_inside"]["seen"] is seen
+
+
+def test_mistakes_that_change_nothing_are_not_planted():
+  with flagsaver.flagsaver(
+    **TOY | {"faults": None, "parametrizations": ["ode", "0.5:0.5"]}
+  ):
+    checks = coordinate_config.from_flags().checks
+  ode = {fault for name, fault in checks.values() if name == "ode"}
+  assert ode == {None, "no_branch_multiplier", "no_mean_subtraction", "plain_eps"}
+  assert len(checks) == 4 + 7
+
+
 def test_other_nets_and_optimizers(tmp_path):
   values = {"faults": [], "depths": ["2"], "widths": ["16", "32", "64"], "width": 8}
   run(tmp_path, model="resnet", optimizer="sgd", **values)
@@ -85,7 +121,7 @@ def test_the_transformer_of_the_flags():
   values = {"faults": [], "model": "transformer", "head_dim": 8, "sequence_length": 8}
   values |= {"parametrizations": ["complete_p"], "depths": ["2", "4", "8"]}
   with flagsaver.flagsaver(**TOY | values):
-    settings = coordinate_check.from_flags()
+    settings = coordinate_config.from_flags()
   model = settings.model("complete_p", None, 16, 4, vocab=11)
   assert (model.depth, model.heads, model.block_multiplier) == (4, 2, 0.7)
   assert model.parametrization.base_depth == 2
@@ -105,6 +141,8 @@ def test_the_transformer_of_the_flags():
     ({"weight_decay": 0.0}, "needs a --weight_decay above 0"),
     ({"weight_decay": -1.0}, "--weight_decay=-1"),
     ({"eps": 0.0}, "--eps=0"),
+    ({"weight_decay": float("inf")}, "--weight_decay=inf"),
+    ({"optimizer": "sgd", "eps": 1e-8, "faults": []}, "--eps=1e-08: coordinate_check"),
     ({"eps": 1e-30}, "vanish in float32"),
     ({"tolerance": 0.0}, "--tolerance=0"),
     ({"depths": ["2", "4"]}, "two points always lie on a line"),

@@ -18,7 +18,12 @@ import flax_depthmup as dmup
 from experiments._lib import coordinate_faults
 from experiments._lib.data import load
 from flax_depthmup import DepthMupError
-from flax_depthmup.diagnostics import Training, coordinate_check, coordinate_rows
+from flax_depthmup.diagnostics import (
+  Training,
+  coordinate_check,
+  coordinate_rows,
+  sizes_of,
+)
 from tests.helpers import inputs
 
 _DIGITS = load("digits", None)
@@ -46,9 +51,9 @@ def net(width, depth, p=P, **fields):
   return dmup.ResidualMLP(width, depth, 10, p, **{"block_multiplier": 0.7} | fields)
 
 
-def check(make_model=net, optimizer=adamw, **sizes):
+def check(make_model=net, optimizer=adamw, eps=EPS, **sizes):
   sizes = {"widths": (64,), "depths": (8, 32, 128)} | sizes
-  return coordinate_check(make_model, training(optimizer), **sizes)
+  return coordinate_check(make_model, training(optimizer, eps=eps), **sizes)
 
 
 def test_a_sound_net_passes():
@@ -61,9 +66,10 @@ def test_a_sound_net_passes():
 
 def test_a_sound_net_passes_over_width():
   """With the ODE scaling, whose width rule is the same; wide nets, as corrections to
-  the readout's movements fall only as 1/sqrt(n)."""
+  the readout's movements fall only as 1/sqrt(n), and without the probe of eps, where
+  those corrections still give the output a slope of -0.15."""
   p = dmup.ode(base_width=128, base_depth=8)
-  found = check(functools.partial(net, p=p), widths=(128, 256, 512), depths=(8,))
+  found = check(functools.partial(net, p=p), eps=None, widths=(128, 256, 512), depths=(8,))
   assert found.passed is True, found.reason
   assert {s.axis for s in found.slopes} == {"width"}
 
@@ -197,6 +203,57 @@ def test_a_transformer_shows_both_branches():
   assert zones["norm"] == zones["output"] == "after"
 
 
+class Curious(nn.Module):
+  """Keeps intermediates of its own, gives a dictionary, and calls one norm twice."""
+
+  parametrization: dmup.Parametrization = P
+
+  @nn.compact
+  def __call__(self, x):
+    p = self.parametrization
+    norm = nn.RMSNorm(use_scale=False, name="norm")
+    x = norm(dmup.Dense(16, "(inputs) -> embed", p, name="input")(x))
+    x = dmup.Residual(Sowing(name="block0"), 2, p, name="add0")(x)
+    x = dmup.Residual(Sowing(name="block1"), 2, p, name="add1")(x)
+    return {"logits": dmup.Readout(10, p, name="readout")(norm(x))}
+
+
+class Sowing(nn.Module):
+  """A branch that sows something large."""
+
+  @nn.compact
+  def __call__(self, x):
+    self.sow("intermediates", "extra", 1e3 * jnp.ones(100))
+    return dmup.Dense(16, "embed -> embed", P, name="dense")(x)
+
+
+def test_only_what_modules_give_is_taken():
+  found = rows_of(Curious(), loss=lambda out: loss(out["logits"]))
+  assert found["value", "block", 3]["l2"] < 10  # not what was sown
+  assert found["change", "output", 3]["l2"] > 0  # the dictionary's
+  assert ("branch", "block", 3) in found  # block0 and block1 are one
+  assert found["change", "norm", 3]["zone"] is None
+  assert found["change", "input", 3]["zone"] == "before"
+
+
+class Dropping(nn.Module):
+  parametrization: dmup.Parametrization = P
+
+  @nn.compact
+  def __call__(self, x):
+    x = dmup.Dense(16, "(inputs) -> embed", P)(x)
+    return dmup.Residual(nn.Dropout(0.5, deterministic=False), 2, P)(x)
+
+
+def test_dropout_is_refused():
+  with pytest.raises(DepthMupError, match="Dropping draws random numbers"):
+    rows_of(Dropping())
+
+
+def test_sizes_in_any_order_and_kind():
+  assert sizes_of(np.array([64]), (32, 8, 16)) == [(64, 8), (64, 16), (64, 32)]
+
+
 def test_times():
   assert training(steps=30, times=None).moments == (0, 1, 3, 10, 30)
   assert training(steps=100, times=None).moments == (0, 1, 3, 10, 30, 100)
@@ -209,6 +266,13 @@ def test_times():
   [
     ({"steps": 0}, "steps=0"),
     ({"lr": -1.0}, "lr=-1"),
+    ({"lr": 0.0}, "lr=0"),
+    ({"seeds": (0, 0)}, "expected distinct whole numbers"),
+    ({"seeds": 3}, "seeds=3"),
+    ({"seeds": (True,)}, "expected distinct whole numbers"),
+    ({"times": 5}, "times=5"),
+    ({"eps": -1e-8}, "eps=-1e-08"),
+    ({"eps": "1e-8"}, "eps='1e-8'"),
     ({"lr": float("nan")}, "lr=nan"),
     ({"seeds": ()}, "seeds=()"),
     ({"times": (9,)}, "times=.9,.*from 0 to steps=3"),
@@ -239,17 +303,30 @@ class Unannotated(nn.Module):
   ("make_model", "sizes", "words"),
   [
     (net, {"depths": (4, 8)}, "two points always lie on a line"),
-    (net, {"depths": ()}, "depths=()"),
+    (net, {"depths": ()}, "depths: expected a sequence"),
     (net, {"depths": (4, 4, 8)}, "at least three different"),
     (net, {"widths": (0,)}, "a size of widths"),
-    (net, {"depths": 8}, "depths=8: expected a sequence"),
+    (net, {"depths": 8}, "depths: expected a sequence"),
     (lambda w, d: Plain(), {}, "Plain has no field parametrization"),
-    (lambda w, d: Unannotated(), {}, "carries no axes"),
+    (lambda w, d: Unannotated(), {}, "has no residual branch"),
   ],
 )
 def test_wrong_nets_and_sizes(make_model, sizes, words):
   with pytest.raises(DepthMupError, match=words):
     check(make_model, **sizes)
+
+
+@pytest.mark.parametrize(
+  ("fields", "words"),
+  [
+    ({"loss": lambda out: out}, "expected one real number"),
+    ({"optimizer": lambda scales: optax.sgd(1.0)}, "cannot be called with"),
+    ({"optimizer": lambda scales, lr: None}, "optimizer gives NoneType"),
+  ],
+)
+def test_wrong_losses_and_optimizers(fields, words):
+  with pytest.raises(DepthMupError, match=words):
+    rows_of(net(16, 4), **fields)
 
 
 def test_a_net_without_branches():

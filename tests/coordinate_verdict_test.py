@@ -131,11 +131,44 @@ def test_values_that_are_not_finite_or_vanish():
       row["l2"] = 0.0  # frozen: it moves nowhere
   assert len(judge_coordinates(made, p).slopes) == 4
   made[0]["l2"] = None  # as JSON keeps what is not finite
+  next(r for r in made if r["quantity"] == "change")["l2"] = None
   assert judge_coordinates(made, p).passed is False
+
+
+def test_what_is_not_trained_does_not_pass():
+  """No branch moves: only values are left, which say nothing of updates."""
+  made = rows(DEPTH_MUP)
+  for row in made:
+    if row["quantity"] != "value":
+      row["l2"] = 0.0
+  check = judge_coordinates(made, dmup.depth_mup(**BASE))
+  assert check.passed is None
+  assert "no branch was trained" in check.reason
+
+
+def test_a_module_called_in_several_zones_is_not_judged():
+  made = rows(DEPTH_MUP | {("change", "norm", None): 1})
+  check = judge_coordinates(made, dmup.depth_mup(**BASE))
+  assert check.passed is True
+  assert {s.module: s.predicted for s in check.slopes}["norm"] is None
+
+
+def test_few_points_are_no_evidence():
+  """One seed at three sizes has one degree of freedom: Student's t is 12.7."""
+  made = [r for r in rows(DEPTH_MUP, noise=0.1) if r["seed"] == 0]
+  made = [r for r in made if r["module"] == "readout"]
+  for row in made:
+    row["l2"] *= {8: 1.0, 16: 1.5, 32: 1.6}[row["depth"]]  # slope 0.3, far off a line
+  check = judge_coordinates(made, dmup.depth_mup(**BASE))
+  assert check.passed is None
 
 
 def test_wrong_rows():
   p = dmup.depth_mup(**BASE)
+  with pytest.raises(DepthMupError, match="a row is no mapping"):
+    judge_coordinates([1], p)
+  with pytest.raises(DepthMupError, match="is no Parametrization"):
+    judge_coordinates(rows(DEPTH_MUP), None)
   with pytest.raises(DepthMupError, match="nothing to judge: give rows of at least three"):
     judge_coordinates([], p)
   with pytest.raises(DepthMupError, match="a row has no 'zone'"):

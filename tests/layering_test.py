@@ -49,7 +49,8 @@ ALLOWED = {
   "sweep_program": {"jax", "numpy"},
   "sweep_engine": {"jax", "numpy"},
   "sweeps": {"jax", "numpy"},
-  "diagnostics": {"numpy"},
+  "limits": {"numpy"},
+  "diagnostics": {"jax", "flax", "numpy", "optax"},
   "__init__": set(),
 }
 #: Imports run from right to left only.
@@ -95,7 +96,14 @@ def test_experiments_import_public_names_only():
     modules = {".".join(n.split(".")[:2]) for n in own}
     public = {
       f"flax_depthmup.{name}"
-      for name in ("sweeps", "diagnostics", "checkpoint", "identity", "processes")
+      for name in (
+        "sweeps",
+        "limits",
+        "diagnostics",
+        "checkpoint",
+        "identity",
+        "processes",
+      )
     }
     named = {
       n
@@ -120,7 +128,12 @@ def test_rooms_are_small(folder):
 
 # BUILD ---------------------------------------------------------------------------
 
-THIRD_PARTY = {"sklearn": "scikit_learn", "absl": "absl_py", "orbax": "orbax_checkpoint"}
+THIRD_PARTY = {
+  "PIL": "pillow",
+  "absl": "absl_py",
+  "orbax": "orbax_checkpoint",
+  "sklearn": "scikit_learn",
+}
 
 
 def targets() -> dict[str, dict]:

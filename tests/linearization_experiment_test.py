@@ -141,7 +141,9 @@ def test_the_default_norm_and_activation_are_smooth():
 POINTS = {"depth_mup": (0.5, 0.5), "ode": (1.0, 0.0), "0:0": (0.0, 0.0)}
 
 
-def records(exponent, distance, noise=0.0, name="depth_mup", depths=(4, 16, 64)):
+def records(
+  exponent, distance, noise=0.0, name="depth_mup", depths=(4, 16, 64), rounding=1e-9
+):
   """Records of nets whose ratio and distance are these powers of the depth."""
   found = []
   for depth in depths:
@@ -156,6 +158,8 @@ def records(exponent, distance, noise=0.0, name="depth_mup", depths=(4, 16, 64))
           "seed": seed,
           "ratio": 0.1 * depth**exponent * other,
           "distance": 0.1 * depth**distance * other,
+          "rounding": rounding,
+          "distance_rounding": rounding,
           "diverged": False,
         }
       )
@@ -171,6 +175,7 @@ def records(exponent, distance, noise=0.0, name="depth_mup", depths=(4, 16, 64))
     (-0.5, -0.5, {"name": "ode"}, False, False),
     (-0.5, 0.0, {"noise": 1.0}, None, None),
     (-0.5, 0.0, {"depths": (4,)}, None, None),
+    (-0.5, 0.0, {"rounding": 1.0}, None, None),  # what is no more than rounding
   ],
 )
 def test_the_verdict_on_slopes(exponent, distance, fields, blocks, net):
@@ -180,7 +185,7 @@ def test_the_verdict_on_slopes(exponent, distance, fields, blocks, net):
   claims = found["claims"]
   assert claims[f"{label}: blocks"]["seen"] is blocks
   assert claims[f"{label}: net"]["seen"] is net
-  if "depths" not in fields:
+  if not {"depths", "rounding"} & set(fields):
     slope = found["slopes"][label]["ratio"]
     assert slope["slope"] == pytest.approx(exponent, abs=0.2)
     assert slope["ci95"][0] <= slope["slope"] <= slope["ci95"][1]

@@ -109,4 +109,6 @@ def _moves(v: Variant, verdict: dict[str, Any]) -> Claim:
     words = f"the best learning rate of {v.name} stays over depth"
     return claim(words, measured, transfers, reason)
   words = f"the best learning rate of {v.name} moves with depth"
+  if transfers is False and verdict["ci95"] is None:
+    return claim(words, measured, None, reason)  # it diverged, which is no move
   return claim(words, measured, None if transfers is None else not transfers, reason)

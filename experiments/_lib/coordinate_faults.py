@@ -91,7 +91,18 @@ def _with_scales(
   return make
 
 
-#: Name -> what it does to a net, or None.
+def spoils(fault: str, p: dmup.Parametrization) -> bool:
+  """Whether a mistake changes anything under a parametrization."""
+  if fault == "no_branch_multiplier":
+    return p.alpha != 0
+  if fault in ("no_update_factor", "update_factor_everywhere"):
+    return p.gamma != 0
+  if fault == "decay_inside":  # at one width the depth factor alone can show
+    return p.gamma != 0
+  return True
+
+
+#: Name -> what it does to a net.
 OF_MODEL = {
   "no_branch_multiplier": no_branch_multiplier,
   "no_mean_subtraction": no_mean_subtraction,

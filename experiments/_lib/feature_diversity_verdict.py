@@ -28,10 +28,14 @@ def values(records: list[Record], column: str) -> dict[Variant, Values]:
   """A column that all epsilons share, such as kappa; nothing of nets that diverged."""
   found: dict[Variant, Values] = {}
   for r in records:
-    table = found.setdefault((r["parametrization"], r["activation"]), {})
+    table = found.setdefault(_variant(r), {})
     if not r["diverged"]:
       table[r["seed"], r["depth"], r["step"]] = r[column]
   return found
+
+
+def _variant(r: Record) -> Variant:
+  return r["parametrization"], r["activation"]
 
 
 def means(own: Values) -> dict[tuple[int, int], float]:
@@ -59,8 +63,9 @@ def summarize(
   for variant, own in kappas.items():
     alpha, gamma = points[variant[0]]
     label = ", ".join(variant)
+    lost = sorted({_where(r) for r in records if r["diverged"] and _variant(r) == variant})
     if (alpha, gamma) == (0.5, 0.5):
-      claims[f"{label}: near 1/2"] = _near_half(label, own)
+      claims[f"{label}: near 1/2"] = _unless_diverged(_near_half(label, own), lost)
     elif alpha > 0.5 and alpha + gamma == 1:
       claims[f"{label}: falls in training"] = _falls_in_training(
         label, own, errors[variant], steps
@@ -69,7 +74,7 @@ def summarize(
         label, own, errors[variant], last
       )
     if alpha + gamma == 1 and (found := _scaled(variant, records, alpha, last)):
-      claims[f"{label}: d(1/16)"] = found
+      claims[f"{label}: d(1/16)"] = _unless_diverged(found, lost)
   for one, two in itertools.permutations(kappas, 2):
     if points[one[0]] != (0.5, 0.5):
       continue
@@ -126,6 +131,13 @@ def _near_half(label: str, own: Values) -> Claim:
   reason = f"furthest at {_place(depth, step)}: {worst:.3f}; within {NEAR} counts as near"
   measured = {_place(*k): v for k, v in found.items()}
   return claim(words, measured, abs(worst - 0.5) <= NEAR, reason)
+
+
+def _unless_diverged(found: Claim, lost: list[str]) -> Claim:
+  """The claim, which a net that diverged does not meet."""
+  if not lost or found["seen"] is not True:
+    return found
+  return {**found, "seen": False, "reason": f"{found['reason']}; diverged: {lost[0]}"}
 
 
 def _falls_in_training(label: str, own: Values, errors: Values, steps: list[int]) -> Claim:

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from experiments._lib.linearization_measuring import GRADIENTS, LINEARIZATION
-from experiments._lib.sweeps_claims import Claim, claim
+from experiments._lib.sweeps_claims import Claim, claim, within
 
 Record = dict[str, Any]
 
@@ -15,6 +15,9 @@ Record = dict[str, Any]
 #: whole net a slope of 0.1.
 NEAR = {"ratio": 0.1, "distance": 0.2}
 NEAR_COSINE = 0.05
+#: A distance counts that is so many times what rounding alone can make.
+ABOVE_ROUNDING = 10.0
+ROUNDING = {"ratio": "rounding", "distance": "distance_rounding"}
 #: Nonlinearities whose slope jumps.
 KINKED = ("relu", "abs")
 
@@ -52,7 +55,7 @@ def summarize(
 
 def slope(records: list[Record], column: str) -> dict[str, Any]:
   """The log-log slope of a column over depth, by least squares over depths and seeds."""
-  known = [r for r in records if not r["diverged"]]
+  known = [r for r in records if not r["diverged"] and _is_known(r, column)]
   points = [(math.log(r["depth"]), math.log(r[column])) for r in known]
   if len({x for x, _ in points}) < 2:
     return {"slope": None, "standard_error": None, "ci95": None}
@@ -67,6 +70,11 @@ def slope(records: list[Record], column: str) -> dict[str, Any]:
   half = float(stdtrit(free, 0.975)) * error
   interval = [found - half, found + half]
   return {"slope": found, "standard_error": error, "ci95": interval}
+
+
+def _is_known(r: Record, column: str) -> bool:
+  """Whether a distance is more than rounding."""
+  return r[column] > ABOVE_ROUNDING * r[ROUNDING[column]]
 
 
 def _blocks(label: str, exponent: float, found: dict[str, Any]) -> Claim:
@@ -86,13 +94,16 @@ def _net(label: str, alpha: float, gamma: float, found: dict[str, Any]) -> Claim
 def _slope_claim(words: str, expected: float, found: dict[str, Any], near: float) -> Claim:
   measured = {**found, "theory": expected}
   if found["slope"] is None:
-    return claim(words, measured, None, "fewer than two depths that trained")
+    reason = "fewer than two depths that trained, and whose distance is above rounding"
+    return claim(words, measured, None, reason)
   error = found["standard_error"]
   told = f"slope {found['slope']:+.3f}" + ("" if error is None else f" ± {error:.3f}")
-  if error is None or error > near:
-    return claim(words, measured, None, f"{told}: too uncertain; add depths or seeds")
-  seen = abs(found["slope"] - expected) <= near
-  return claim(words, measured, seen, f"{told}, within {near} counts as seen")
+  if error is None:
+    return claim(words, measured, None, f"{told}: no error is known; add depths or seeds")
+  low, high = found["ci95"]
+  seen = within((low, high), (expected - near, expected + near))
+  reason = f"{told}; the interval [{low:+.2f}, {high:+.2f}] within {near} counts as seen"
+  return claim(words, measured, seen, reason)
 
 
 def _cosine(records: list[Record]) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def by_block(kept: Any, sites: Iterable[Site], variable: str) -> dict[str, jax.A
     if in_scan(site, value):
       found["/".join(site.path)] = value
     else:
-      stem = [re.sub(r"_\d+$", "", name) for name in site.path[: site.stem]]
+      stem = [re.sub(r"_?\d+$", "", name) or name for name in site.path[: site.stem]]
       shapes = loops.setdefault("/".join([*stem, *site.path[site.stem :]]), {})
       shapes.setdefault(site.shape, []).append(value)
   for name, shapes in loops.items():

@@ -3,7 +3,7 @@
 Layer: jax, flax, optax, `coordinates`, `coordinate_verdict`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,7 @@ def coordinate_check(
 ) -> CoordinateCheck:
   """Trains nets of growing width and depth a few steps and fits how coordinates scale.
 
-  Width is varied at the first depth, depth at the first width. Three probes train
+  Width is varied at the smallest depth, depth at the smallest width. Three probes train
   the same nets with the loss multiplied by
 
     training   1
@@ -83,6 +83,11 @@ def coordinate_check(
   References: Yang et al., Tensor Programs V, arXiv 2203.03466, appendix D.1 (the
   check over width); Dey et al., arXiv 2505.01618, Figure 7 (over depth).
   """
+  if not callable(make_model) or not isinstance(training, Training):
+    raise DepthMupError(
+      f"make_model={make_model!r} and training={training!r}: expected a function of "
+      "(width, depth) and a Training"
+    )
   sizes = sizes_of(widths, depths)
   p = parametrization or parametrization_of(make_model(*sizes[0]))
   scales = loss_scales(make_model(*sizes[0]), training)
@@ -95,22 +100,28 @@ def coordinate_check(
 
 
 def sizes_of(widths: Sequence[int], depths: Sequence[int]) -> list[tuple[int, int]]:
-  """(width, depth) of every net: a row and a column that share the first of each.
+  """(width, depth) of every net: a row and a column that share the smallest of each.
 
   Raises:
     DepthMupError: no sizes, doubles, or exactly two of an axis.
   """
-  for name, values in (("widths", widths), ("depths", depths)):
-    if not isinstance(values, Sequence) or not values or isinstance(values, str):
-      raise DepthMupError(f"{name}={values!r}: expected a sequence of sizes")
-    for value in values:
-      check_size(value, f"a size of {name}={tuple(values)}")
-    if len(set(values)) != len(values) or len(values) == 2:
-      raise DepthMupError(
-        f"{name}={tuple(values)}: expected one size, or at least three different ones: "
-        "two points always lie on a line"
-      )
+  widths, depths = _axis("widths", widths), _axis("depths", depths)
   return [(w, depths[0]) for w in widths] + [(widths[0], d) for d in depths[1:]]
+
+
+def _axis(name: str, values: Any) -> list[int]:
+  """Sizes along one axis, the smallest first."""
+  values = list(values) if isinstance(values, Iterable) else []
+  if not values:
+    raise DepthMupError(f"{name}: expected a sequence of sizes, such as (64, 128, 256)")
+  for value in values:
+    check_size(value, f"a size of {name}={tuple(values)}")
+  if len(set(values)) != len(values) or len(values) == 2:
+    raise DepthMupError(
+      f"{name}={tuple(values)}: expected one size, or at least three different ones: "
+      "two points always lie on a line"
+    )
+  return sorted(int(value) for value in values)
 
 
 def parametrization_of(model: Any) -> Parametrization:

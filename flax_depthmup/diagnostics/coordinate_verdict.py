@@ -9,15 +9,18 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from scipy.special import stdtrit
 
 from flax_depthmup.checks import check_nonnegative
 from flax_depthmup.diagnostics.power_law import fit_power_law
 from flax_depthmup.errors import DepthMupError
-from flax_depthmup.parametrizations.base import Parametrization
+from flax_depthmup.parametrizations.base import Parametrization, check_parametrization
 from flax_depthmup.parametrizations.width_rules import STANDARD
 
 #: What a row must hold to be judged.
 COLUMNS = ("width", "depth", "module", "t", "l2", "seed", "quantity", "probe", "zone")
+#: Rows that show whether the branches were trained at all.
+_TRAINED = ("training", "branch")
 #: A change of less than this part of the largest one is rounding.
 _NOTHING = 1e-12
 
@@ -35,7 +38,8 @@ class Slope:
       coordinate is zero at some size and not at another, or not finite.
     stderr: its standard error.
     predicted: lowest and highest slope that theory allows; None: it says nothing.
-    passed: within tolerance of it; None: no prediction, or an error too large to tell.
+    passed: within tolerance of it; False: further away by more than the half-width of
+      the 95 % interval (Student's t); None: no prediction, or an interval too wide.
     reason: why it is not passed, or not judged.
   """
 
@@ -118,6 +122,10 @@ def judge_coordinates(
   arXiv 2203.03466, appendix J (predictions over width).
   """
   check_nonnegative(tolerance, "tolerance")
+  check_parametrization(parametrization)
+  rows = list(rows)
+  if not all(isinstance(row, Mapping) for row in rows):
+    raise DepthMupError("a row is no mapping; give those of coordinate_check")
   rows = [dict(row) for row in rows]
   for row in rows:
     missing = [name for name in COLUMNS if name not in row]
@@ -127,7 +135,7 @@ def judge_coordinates(
         "coordinate_check gives them"
       )
   boundary = any(
-    r["quantity"] == "change" and r["zone"] == "before" and r["l2"] > 0 for r in rows
+    r["quantity"] == "change" and r["zone"] == "before" and (r["l2"] or 0) > 0 for r in rows
   )
   slopes = []
   for axis, group in _groups(rows):
@@ -141,6 +149,9 @@ def judge_coordinates(
       "three depths at one width"
     )
   passed, reason = _verdict(slopes, parametrization)
+  branches = [r["l2"] for r in rows if (r["probe"], r["quantity"]) == _TRAINED]
+  if passed and branches and not any(branches):
+    passed, reason = None, "no branch was trained: what does not move scales in no way"
   return CoordinateCheck(rows=rows, slopes=tuple(slopes), passed=passed, reason=reason)
 
 
@@ -166,6 +177,8 @@ def _predicted(
   quantity, zone, t = row["quantity"], row["zone"], row["t"]
   if quantity == "parameter":
     return 0.0, 0.0
+  if zone is None:
+    return None
   if axis == "width":
     if p.width_rule is STANDARD:
       return None
@@ -220,9 +233,10 @@ def _fit(
   miss = max(low - slope, slope - high, 0.0)
   wanted = f"{low:g}" if low == high else f"{low:g} to {high:g}"
   numbers = f"slope {slope:+.2f} ± {stderr:.2f}, predicted {wanted}"
-  if miss > tolerance + 2 * stderr:
+  known = float(stdtrit(len(l2) - 2, 0.975)) * stderr  # half of its 95 % interval
+  if miss > tolerance + known:
     return found(slope, stderr, False, numbers)
-  if miss > tolerance or stderr > tolerance:
+  if miss > tolerance or known > 2 * tolerance:
     return found(slope, stderr, None, f"{numbers}: too noisy to tell")
   return found(slope, stderr, True, "")
 

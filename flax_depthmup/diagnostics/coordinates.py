@@ -5,7 +5,8 @@ Layer: jax, flax, optax.
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from numbers import Integral
 from typing import Any
 
 import jax
@@ -13,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
+from flax.errors import InvalidRngError
 
-from flax_depthmup.checks import check_nonnegative, check_size
-from flax_depthmup.diagnostics.branches import Path
+from flax_depthmup.checks import check_size, is_number
+from flax_depthmup.diagnostics.branches import Path, check_module
 from flax_depthmup.diagnostics.module_outputs import branch_moves, module_outputs, places_of
 from flax_depthmup.errors import DepthMupError
 from flax_depthmup.metadata import abstract_init, init
@@ -53,15 +55,19 @@ class Training:
 
   def __post_init__(self):
     check_size(self.steps, "steps")
-    check_nonnegative(self.lr, "lr")
+    if not is_number(self.lr) or self.lr <= 0:
+      raise DepthMupError(f"lr={self.lr!r}: expected a positive number")
+    if self.eps is not None and not (is_number(self.eps) and self.eps > 0):
+      raise DepthMupError(f"eps={self.eps!r}: expected a positive number, or None")
     for field in ("loss", "optimizer"):
       if not callable(getattr(self, field)):
         found = getattr(self, field)
-        raise DepthMupError(f"{field}={found!r} is no function; see dmup.Training")
-    if not self.seeds or not all(isinstance(s, int | np.integer) for s in self.seeds):
-      raise DepthMupError(f"seeds={self.seeds!r}: expected at least one whole number")
-    taken = self.moments
-    if not all(isinstance(t, int | np.integer) and 0 <= t <= self.steps for t in taken):
+        raise DepthMupError(f"{field}={found!r} is no function; see Training")
+    seeds = _whole(self.seeds)
+    if not seeds or len(set(seeds)) != len(seeds):
+      raise DepthMupError(f"seeds={self.seeds!r}: expected distinct whole numbers")
+    times = (0,) if self.times is None else _whole(self.times)
+    if not times or min(times) < 0 or max(times) > self.steps:
       raise DepthMupError(
         f"times={self.times!r}: expected whole numbers from 0 to steps={self.steps}"
       )
@@ -78,6 +84,13 @@ class Training:
   def arguments(self) -> tuple[Any, ...]:
     """The inputs as the arguments of a call."""
     return self.inputs if isinstance(self.inputs, tuple) else (self.inputs,)
+
+
+def _whole(values: Any) -> list[int]:
+  """Whole numbers of a sequence; none where it is none, or holds anything else."""
+  values = list(values) if isinstance(values, Iterable) else []
+  fine = all(isinstance(v, Integral) and not isinstance(v, bool) for v in values)
+  return [int(v) for v in values] if fine else []
 
 
 def _ones_and_threes() -> Iterator[int]:
@@ -97,17 +110,44 @@ class Probe:
     """Reads the scales; compiles at the first call.
 
     Raises:
-      DepthMupError: a parameter carries no annotation, or the net has no residual
-        branch.
+      DepthMupError: a parameter carries no annotation, the net has no residual branch
+        or draws random numbers, the loss gives no scalar, the optimizer is none.
     """
+    check_module(model)
     self.model, self._training = model, training
     args = training.arguments
-    self.scales = abstract_init(model, jax.random.key(0), *args)[1]
     self._places = places_of(model, args)
+    params, self.scales = abstract_init(model, jax.random.key(0), *args)
+    self._check(params)
     self.zones = {place.name: place.zone for place in self._places.values()}
     self._start = jax.jit(self._make_start)
     self._advance = jax.jit(self._train)
     self._observe = jax.jit(self._look)
+
+  def _check(self, params: Any) -> None:
+    """Raises `DepthMupError` for a loss or an optimizer that is none."""
+    try:
+      loss = jax.eval_shape(self._loss, params)
+    except InvalidRngError:
+      raise DepthMupError(
+        f"{type(self.model).__name__} draws random numbers (dropout?); coordinates "
+        "compare passes, so give a net without, by its rate or deterministic=True"
+      ) from None
+    shape = getattr(loss, "shape", None)
+    if shape != () or not jnp.issubdtype(loss.dtype, jnp.floating):
+      raise DepthMupError(
+        f"loss gives {loss}; expected one real number, such as the mean over the batch"
+      )
+    try:
+      tx = self._training.optimizer(self.scales, jnp.float32(self._training.lr))
+    except TypeError as error:
+      raise DepthMupError(
+        f"optimizer cannot be called with (scales, learning rate): {error}"
+      ) from error
+    if not isinstance(tx, optax.GradientTransformation):
+      raise DepthMupError(
+        f"optimizer gives {type(tx).__name__}; expected an optax.GradientTransformation"
+      )
 
   def scaled_gradient(self, seed: int) -> float:
     """Median over trainable parameters of rms(gradient factor * gradient) at init."""

@@ -145,6 +145,8 @@ def _with_row(basis: Any, j: Any, w: Any) -> Any:
 
 def _check(matvec: Callable[[Any], Any], like: Any, steps: Any, top: Any) -> int:
   """The number of steps that can be taken; raises for wrong input."""
+  if not callable(matvec):
+    raise DepthMupError(f"matvec={matvec!r} is no function; give one from tree to tree")
   check_size(steps, "steps")
   check_size(top, "top")
   for path, x in jax.tree_util.tree_leaves_with_path(like):

@@ -174,12 +174,23 @@ def _of_branch(module: nn.Module, args: Any, kwargs: Any) -> tuple[jax.Array, ja
 
 def _compare(outputs: Any, params: Any, update: Any) -> tuple[jax.Array, jax.Array]:
   """(ratio, rounding) of a function of parameters."""
+  update = jax.tree.map(lambda d, w: jnp.asarray(d, w.dtype), update, params)
   still, moved = jax.jvp(outputs, (params,), (update,))
   whole = outputs(jax.tree.map(jnp.add, params, update))
   left = jax.tree.map(lambda a, b, c: _wide(a) - _wide(b) - _wide(c), whole, still, moved)
-  eps = max(float(jnp.finfo(y.dtype).eps) for y in jax.tree.leaves(still))
+  eps = float(jnp.finfo(_coarsest(outputs, params)).eps)
   size = _norm(moved)
   return _norm(left) / size, eps * _norm(still) / size
+
+
+def _coarsest(outputs: Any, params: Any) -> Any:
+  """The coarsest dtype that a function computes in, whatever it gives in the end."""
+  found = str(jax.make_jaxpr(outputs)(params))
+  for short, dtype in (("bf16[", jnp.bfloat16), ("f16[", jnp.float16)):
+    if short in found:
+      return dtype
+  given = jax.tree.leaves(jax.eval_shape(outputs, params))
+  return max((y.dtype for y in given), key=lambda d: float(jnp.finfo(d).eps))
 
 
 def _wide(x: jax.Array) -> jax.Array:
@@ -200,6 +211,12 @@ def _check_update(params: Any, update: Any) -> None:
     return {path_name(path): jnp.shape(x) for path, x in leaves}
 
   have, given = shapes(params), shapes(update)
+  for path, x in jax.tree_util.tree_leaves_with_path(params):
+    if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
+      raise DepthMupError(
+        f"parameter {path_name(path)} is {jnp.result_type(x)}; expected floats, which "
+        "can be moved a little"
+      )
   for name in [*have, *given]:
     if have.get(name) != given.get(name):
       raise DepthMupError(

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from flax_depthmup.diagnostics.branches import Call, Path, watching
+from flax_depthmup.diagnostics.branches import Call, Path, check_first_call, watching
 from flax_depthmup.errors import DepthMupError
 
 #: What linen puts into the path of a scanned or rematerialized module.
@@ -26,11 +26,12 @@ class Place(NamedTuple):
   Attributes:
     name: its path; the blocks of a loop in Python, such as block_0 and block_1, have
       one name, as the layers of a scan do.
-    zone: "before" the first residual branch, "inside" of the stack, or "after" it.
+    zone: "before" the first residual branch, "inside" of the stack, or "after" it; None
+      of a module that is called in several zones.
   """
 
   name: str
-  zone: str
+  zone: str | None
 
 
 def _plain(path: Sequence[str]) -> tuple[str, ...]:
@@ -57,8 +58,10 @@ def places_of(model: nn.Module, args: Any) -> dict[Path, Place]:
     if call.branch is not None:
       stem = len(_plain(call.branch.path))
     zone = "inside" if stem else "after" if begun else "before"
-    parts = [re.sub(r"_\d+$", "", part) for part in path[:stem]]
-    places.setdefault(path, Place("/".join([*parts, *path[stem:]]), zone))
+    parts = [re.sub(r"_?\d+$", "", part) or part for part in path[:stem]]
+    place = Place("/".join([*parts, *path[stem:]]), zone)
+    known = places.setdefault(path, place)
+    places[path] = place if known.zone == zone else place._replace(zone=None)
     return out
 
   with watching(visit):
@@ -78,7 +81,10 @@ def module_outputs(model: nn.Module, params: Any, args: Any) -> dict[Path, list[
   )
   found: dict[Path, list[jax.Array]] = {}
   for path, x in jax.tree_util.tree_leaves_with_path(seen["intermediates"]):
-    keys = [k.key for k in path if isinstance(k, jax.tree_util.DictKey)][:-1]
+    keys = [k.key for k in path if isinstance(k, jax.tree_util.DictKey)]
+    if "__call__" not in keys:
+      continue  # what the net itself keeps among its intermediates
+    keys = keys[: keys.index("__call__")]
     lifted = keys and _LIFTED.match(keys[-1])  # a carry, which its Residual shows
     if jnp.issubdtype(x.dtype, jnp.floating) and not lifted:
       found.setdefault(_plain(keys), []).append(x)
@@ -93,6 +99,7 @@ def branch_moves(
   def visit(call: Call) -> Any:
     out, module = call.run(), call.module
     if module is call.branch:
+      check_first_call(module, _MOVED, "moved")
       before = {"params": module.variables[_START]}
       old = module.clone(parent=None).apply(before, *call.args, **call.kwargs)
       module.scope.put_variable(_MOVED, "moved", out - old)

@@ -63,6 +63,8 @@ def sharpness(
     DepthMupError: the loss is no real scalar, the preconditioner does not fit the
       parameters or is negative; as for `lanczos`.
   """
+  if not callable(loss):
+    raise DepthMupError(f"loss={loss!r} is no function; give one of the parameters")
   found = jax.eval_shape(loss, params)
   if getattr(found, "shape", None) != () or not jnp.issubdtype(found.dtype, jnp.floating):
     raise DepthMupError(

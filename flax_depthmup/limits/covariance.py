@@ -243,11 +243,14 @@ def _covariance(k: Any) -> np.ndarray:
   if np.abs(k - k.T).max() > allowed:
     raise DepthMupError("the covariance is not symmetric; give <a, b>/d of all pairs")
   k = (k + k.T) / 2
+  size = np.sqrt(np.maximum(np.diag(k), 0))
   lowest = float(np.linalg.eigvalsh(k)[0])
-  if lowest < -allowed:
+  # Whatever the scales of the inputs are, no correlation is beyond 1.
+  outside = np.abs(k) > np.outer(size, size) * (1 + _ROUNDING) + 1e-6 * allowed
+  if lowest < -allowed or outside.any():
     raise DepthMupError(
-      f"the covariance has the eigenvalue {lowest:.3g}, so no inputs have it; give a "
-      "positive semidefinite matrix, such as X @ X.T / d"
+      f"the covariance has the eigenvalue {lowest:.3g}, or a correlation beyond 1, so no "
+      "inputs have it; give a positive semidefinite matrix, such as X @ X.T / d"
     )
   return k
 
