@@ -28,8 +28,8 @@ Figures 4 and 5, one matrix in a block against two, the best over rate and multi
 3 and 4 minutes: one is better.
 
   python -m experiments.architectures --workdir=DIR --variants=relu,relu+k2 \
-    --depths=4,16,64 --log2_lrs=-10:-6:1 --log2_multipliers=-2:2:1 --seeds=3
-  python -m experiments.architectures --workdir=DIR --depths=4,16,64 \
+    --depths=4,32 --log2_lrs=-10:-6:1 --log2_multipliers=-2:2:1 --seeds=3
+  python -m experiments.architectures --workdir=DIR --depths=4,32 \
     --variants=abs+layer_norm,abs+layer_norm+k2 --log2_lrs=-10:-5:1 \
     --log2_multipliers=-4:1:1 --seeds=3
 
@@ -39,7 +39,7 @@ each:
   python -m experiments.architectures --workdir=DIR --variants=relu+k2 \
     --depths=4,8,16,32,64 --block_multiplier=1 --log2_lrs=-10.5:-5.5:0.5 --seeds=3
   python -m experiments.architectures --workdir=DIR --variants=abs+layer_norm+k2 \
-    --depths=4,8,16,32,64 --block_multiplier=0.25 --log2_lrs=-9.5:-4:0.5 --seeds=3
+    --depths=4,8,16,32 --block_multiplier=0.25 --log2_lrs=-9:-4:0.5 --seeds=3
 
 At paper scale, on an accelerator, the grids of the paper with --width=256 --seeds=5
 --steps=39000 --window=1000 --depths=8,16,32,64,128,256,512,1024

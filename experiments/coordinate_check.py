@@ -115,7 +115,8 @@ def summarize(settings: Settings, found: dict[str, CoordinateCheck]) -> dict[str
       claims[check] = claim(words, measured, None, reason)
     else:
       new = len(failed - _failures(found[name]))
-      claims[check] = claim(words, measured, new > 0, outcome.reason)
+      seen = True if new else None if outcome.passed is None else False
+      claims[check] = claim(words, measured, seen, outcome.reason)
   slopes = {
     check: [dataclasses.asdict(s) for s in outcome.slopes]
     for check, outcome in found.items()

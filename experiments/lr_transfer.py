@@ -15,7 +15,7 @@ paper's a = 2 multiplies 1/sqrt(L0); ours is the multiplier at base depth):
     --log2_lrs=-12.5:-8.5:0.5 --seeds=3 --steps=500 --window=100
 
 Figures 11 (ODE), 12 (pre-LayerNorm and |x|) and 20 (standard fails at depth), each with
---dataset=cifar10 --data_dir=FOLDER --width=64 --base_depth=8 --steps=300, in 4, 5 and 6
+--dataset=cifar10 --data_dir=FOLDER --width=64 --base_depth=8 --steps=300, in 5, 5 and 4
 minutes on 2 cores; the paper's a is 2^-0.5, 2^-3 and 2:
 
   python -m experiments.lr_transfer --workdir=DIR --parametrizations=ode,depth_mup \
@@ -24,7 +24,7 @@ minutes on 2 cores; the paper's a is 2^-0.5, 2^-3 and 2:
     --depths=4,8,16,32,64 --block_multiplier=0.04419417 --activation=abs \
     --norm=layer_norm --log2_lrs=-8:-1.5:0.5 --seeds=3
   python -m experiments.lr_transfer --workdir=DIR --parametrizations=standard,depth_mup \
-    --depths=8,32,128,256 --block_multiplier=0.70710678 --log2_lrs=-14:-6:1 --seeds=3
+    --depths=8,32,128 --block_multiplier=0.70710678 --log2_lrs=-12:-6:1 --seeds=3
 
 At paper scale the same with --width=256 --seeds=5 --steps=39000 --window=1000 and depths
 to 512 (Figure 11) or 1024.

@@ -146,14 +146,16 @@ def _slope(sizes: np.ndarray, levels: np.ndarray) -> dict[str, Any]:
 
 
 def _same(name: str, found: dict[str, Any], size: str) -> Claim:
-  words = f"under {name} the sharpness along training is the same at every {size}"
+  words = f"under {name} the sharpness along training is the same at every {size}, within "
+  words += f"{TOLERANCE} octaves per doubling"
   if found["diverged"]:
     return claim(words, None, False, _diverged(found, size))
   return claim(words, _numbers(found), _flat(found), _told(found, size))
 
 
 def _departs(name: str, found: dict[str, Any], size: str) -> Claim:
-  words = f"under {name} the sharpness changes with {size}"
+  words = f"under {name} the sharpness changes with {size}, by more than {TOLERANCE} "
+  words += "octaves per doubling"
   if found["diverged"]:
     some = any(v is not None for v in found["highest"].values())
     reason = _diverged(found, size)

@@ -91,42 +91,56 @@ def _tridiagonalize(
     w = product(_row(basis, j))
     scale = jnp.maximum(scale, _norm(w))
     w, overlap = _orthogonalize(w, basis)
-    w, rest = _orthogonalize(w, basis)
     length = _norm(w)
     # Nothing but rounding is left: the Krylov space is invariant.
     ended = length <= jnp.finfo(dtype).eps * scale
     w = jax.lax.cond(ended, lambda: fresh(basis, j + 1), lambda: _scaled(w, length))
-    alpha = alpha.at[j].set(overlap[j] + rest[j])
+    alpha = alpha.at[j].set(overlap[j])
     beta = beta.at[j].set(jnp.where(ended, 0, length))
     return _with_row(basis, j + 1, w), alpha, beta, scale
 
   def fresh(basis: Any, j: jax.Array) -> Any:
-    leaves, treedef = jax.tree.flatten(like)
-    keys = jax.random.split(jax.random.fold_in(key, j), len(leaves))
-    draws = [
-      jax.random.normal(k, x.shape, dtype) for k, x in zip(keys, leaves, strict=True)
-    ]
-    w = jax.tree.unflatten(treedef, draws)
-    for _ in range(2):
-      w, _ = _orthogonalize(w, basis)
-      w = _scaled(w, _norm(w))
-    return w
+    w, _ = _orthogonalize(_draw(like, jax.random.fold_in(key, j), dtype), basis)
+    return _scaled(w, _norm(w))
 
   empty = jax.tree.map(lambda x: jnp.zeros((steps + 1, *x.shape), dtype), like)
   zero = jnp.zeros(steps, dtype)
-  start = _with_row(empty, 0, fresh(empty, 0)), zero, zero, jnp.zeros((), dtype)
-  return jax.lax.fori_loop(0, steps, step, start)[:3]
+  first = _draw(like, key, dtype)
+  start = _with_row(empty, 0, _scaled(first, _norm(first)))
+  carry = start, zero, zero, jnp.zeros((), dtype)
+  return jax.lax.fori_loop(0, steps, step, carry)[:3]
+
+
+def _draw(like: Any, key: jax.Array, dtype: Any) -> Any:
+  leaves, treedef = jax.tree.flatten(like)
+  keys = jax.random.split(key, len(leaves))
+  draws = [jax.random.normal(k, x.shape, dtype) for k, x in zip(keys, leaves, strict=True)]
+  return jax.tree.unflatten(treedef, draws)
 
 
 def _orthogonalize(w: Any, basis: Any) -> tuple[Any, jax.Array]:
-  """W without its components along the rows of the basis, and these, [rows]."""
-  parts = jax.tree.map(lambda q, x: jnp.tensordot(q, x, x.ndim), basis, w)
-  overlap = sum(jax.tree.leaves(parts))
-  return jax.tree.map(lambda q, x: x - jnp.tensordot(overlap, q, 1), basis, w), overlap
+  """W without its components along the rows of the basis, and these, [rows].
+
+  Twice: what rounding leaves of them the first time is as large as rounding of w.
+  """
+
+  def once(_: Any, carry: Any) -> Any:
+    w, found = carry
+    parts = jax.tree.map(lambda q, x: jnp.tensordot(q, x, x.ndim), basis, w)
+    overlap = sum(jax.tree.leaves(parts))
+    w = jax.tree.map(lambda q, x: x - jnp.tensordot(overlap, q, 1), basis, w)
+    return w, found + overlap
+
+  leaf = jax.tree.leaves(basis)[0]
+  return jax.lax.fori_loop(0, 2, once, (w, jnp.zeros(leaf.shape[0], leaf.dtype)))
 
 
 def _norm(w: Any) -> jax.Array:
-  return jnp.sqrt(sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(w)))
+  """Euclidean; relative to the largest entry, whose square could leave float32."""
+  leaves = [x for x in jax.tree.leaves(w) if x.size]
+  largest = functools.reduce(jnp.maximum, [jnp.max(jnp.abs(x)) for x in leaves])
+  unit = jnp.where(largest == 0, 1, largest)
+  return largest * jnp.sqrt(sum(jnp.sum(jnp.square(x / unit)) for x in leaves))
 
 
 def _scaled(w: Any, length: jax.Array) -> Any:
@@ -150,10 +164,11 @@ def _check(matvec: Callable[[Any], Any], like: Any, steps: Any, top: Any) -> int
   check_size(steps, "steps")
   check_size(top, "top")
   for path, x in jax.tree_util.tree_leaves_with_path(like):
-    if not jnp.issubdtype(getattr(x, "dtype", None) or type(x), jnp.floating):
+    dtype = getattr(x, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
       raise DepthMupError(
-        f"like: {path_name(path)} is {getattr(x, 'dtype', type(x).__name__)}; expected "
-        "real floating-point arrays"
+        f"like: {path_name(path)} is {dtype or type(x).__name__}; expected real "
+        "floating-point arrays"
       )
   shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), like)
   entries = sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))
