@@ -16,44 +16,23 @@ from flax import linen as nn
 
 import flax_depthmup as dmup
 from experiments._lib import coordinate_faults
-from experiments._lib.data import load
 from flax_depthmup import DepthMupError
 from flax_depthmup.diagnostics import (
-  Training,
-  coordinate_check,
   coordinate_rows,
   sizes_of,
 )
-from tests.helpers import inputs
-
-_DIGITS = load("digits", None)
-# Small, so that the logits start small and all seeds have gradients of about one size.
-X, Y = jnp.asarray(_DIGITS.x[:32]) / 4, jnp.asarray(_DIGITS.y[:32])
-P = dmup.depth_mup(base_width=64, base_depth=8)
-EPS, DECAY = 1e-8, 0.1
-
-
-def loss(logits):
-  return optax.softmax_cross_entropy_with_integer_labels(logits, Y).mean()
-
-
-def adamw(scales, lr):
-  return dmup.adamw(lr, scales, eps=EPS, weight_decay=DECAY)
-
-
-def training(optimizer=adamw, **fields):
-  defaults = {"inputs": X, "loss": loss, "lr": 2**-10, "steps": 3, "times": (3,)}
-  fields = defaults | fields
-  return Training(optimizer=optimizer, **{"eps": EPS} | fields)
-
-
-def net(width, depth, p=P, **fields):
-  return dmup.ResidualMLP(width, depth, 10, p, **{"block_multiplier": 0.7} | fields)
-
-
-def check(make_model=net, optimizer=adamw, eps=EPS, **sizes):
-  sizes = {"widths": (64,), "depths": (8, 32, 128)} | sizes
-  return coordinate_check(make_model, training(optimizer, eps=eps), **sizes)
+from tests.coordinate_nets import (
+  DECAY,
+  EPS,
+  P,
+  X,
+  adamw,
+  check,
+  loss,
+  net,
+  rows_of,
+  training,
+)
 
 
 def test_a_sound_net_passes():
@@ -114,12 +93,6 @@ def test_weight_decay_alone_moves_by_what_it_says():
   shrunk = 1 - (1 - 2**-10 * DECAY) ** 3
   for row in rows:
     assert row["l2"] == pytest.approx(shrunk, rel=1e-3)
-
-
-def rows_of(model, **fields):
-  how = training(seeds=(0,), **fields)
-  found = coordinate_rows(model, how, 16, 4, {"training": 1.0})
-  return {(r["quantity"], r["module"], r["t"]): r for r in found}
 
 
 def test_against_the_formula():
@@ -252,94 +225,3 @@ def test_dropout_is_refused():
 
 def test_sizes_in_any_order_and_kind():
   assert sizes_of(np.array([64]), (32, 8, 16)) == [(64, 8), (64, 16), (64, 32)]
-
-
-def test_times():
-  assert training(steps=30, times=None).moments == (0, 1, 3, 10, 30)
-  assert training(steps=100, times=None).moments == (0, 1, 3, 10, 30, 100)
-  assert training(steps=1, times=None).moments == (0, 1)
-  assert training(steps=5, times=(5, 2)).moments == (0, 2, 5)
-
-
-@pytest.mark.parametrize(
-  ("fields", "words"),
-  [
-    ({"steps": 0}, "steps=0"),
-    ({"lr": -1.0}, "lr=-1"),
-    ({"lr": 0.0}, "lr=0"),
-    ({"seeds": (0, 0)}, "expected distinct whole numbers"),
-    ({"seeds": 3}, "seeds=3"),
-    ({"seeds": (True,)}, "expected distinct whole numbers"),
-    ({"times": 5}, "times=5"),
-    ({"eps": -1e-8}, "eps=-1e-08"),
-    ({"eps": "1e-8"}, "eps='1e-8'"),
-    ({"lr": float("nan")}, "lr=nan"),
-    ({"seeds": ()}, "seeds=()"),
-    ({"times": (9,)}, "times=.9,.*from 0 to steps=3"),
-    ({"loss": 3}, "loss=3 is no function"),
-    ({"optimizer": optax.adam(1.0)}, "is no function"),
-  ],
-)
-def test_wrong_training(fields, words):
-  with pytest.raises(DepthMupError, match=words):
-    training(**fields)
-
-
-class Plain(nn.Module):
-  @nn.compact
-  def __call__(self, x):
-    return dmup.Dense(4, "(inputs) -> embed", P)(x)
-
-
-class Unannotated(nn.Module):
-  parametrization: dmup.Parametrization = P
-
-  @nn.compact
-  def __call__(self, x):
-    return nn.Dense(10)(x)
-
-
-@pytest.mark.parametrize(
-  ("make_model", "sizes", "words"),
-  [
-    (net, {"depths": (4, 8)}, "two points always lie on a line"),
-    (net, {"depths": ()}, "depths: expected a sequence"),
-    (net, {"depths": (4, 4, 8)}, "at least three different"),
-    (net, {"widths": (0,)}, "a size of widths"),
-    (net, {"depths": 8}, "depths: expected a sequence"),
-    (lambda w, d: Plain(), {}, "Plain has no field parametrization"),
-    (lambda w, d: Unannotated(), {}, "has no residual branch"),
-  ],
-)
-def test_wrong_nets_and_sizes(make_model, sizes, words):
-  with pytest.raises(DepthMupError, match=words):
-    check(make_model, **sizes)
-
-
-@pytest.mark.parametrize(
-  ("fields", "words"),
-  [
-    ({"loss": lambda out: out}, "expected one real number"),
-    ({"optimizer": lambda scales: optax.sgd(1.0)}, "cannot be called with"),
-    ({"optimizer": lambda scales, lr: None}, "optimizer gives NoneType"),
-  ],
-)
-def test_wrong_losses_and_optimizers(fields, words):
-  with pytest.raises(DepthMupError, match=words):
-    rows_of(net(16, 4), **fields)
-
-
-def test_a_net_without_branches():
-  how = training(inputs=inputs(), loss=jnp.sum)
-  with pytest.raises(DepthMupError, match="Plain has no residual branch"):
-    coordinate_check(
-      lambda w, d: Plain(), how, widths=(4,), depths=(1, 2, 3), parametrization=P
-    )
-
-
-def test_an_eps_that_cannot_be_probed():
-  with pytest.raises(DepthMupError, match="vanish in float32"):
-    coordinate_check(net, training(eps=1e-30), widths=(16,), depths=(1, 2, 4))
-  flat = training(loss=lambda out: 0 * out.sum())
-  with pytest.raises(DepthMupError, match="have size 0.0"):
-    coordinate_check(net, flat, widths=(16,), depths=(1, 2, 4))

@@ -93,7 +93,7 @@ def measured(params, d=None, frozen=False):
 
 @pytest.mark.parametrize(
   ("which", "frozen"),
-  [("plain", False), ("plain", True), ("sgd", False), ("adam", False), ("adam", True)],
+  [("plain", False), ("plain", True), ("sgd", False), ("adam", False)],
 )
 def test_against_the_dense_hessian(which, frozen):
   params, scales, state = case(frozen)
