@@ -1,11 +1,11 @@
 r"""Is the sharpness along training the same for nets of every size?
 
-Super consistency (Noci, Meterez, Hofmann, Orvieto, arXiv 2402.17457, Figures 1 and 2):
-under muP and, with one weight matrix a branch, Depth-muP the largest eigenvalue of the
-loss Hessian follows one curve at every width and depth. It rises to the edge of
-stability, 2/eta under gradient descent, and stays there, while the losses of different
-sizes part. Under the neural tangent parametrization it depends on width, and wide nets
-hardly sharpen; with two matrices a branch it depends on depth.
+Super consistency (Noci, Meterez, Hofmann, Orvieto, arXiv 2402.17457): under muP and, with
+one weight matrix a branch, Depth-muP the largest eigenvalue of the loss Hessian follows
+one curve at every width and depth. It rises to the edge of stability, 2/eta under gradient
+descent, and stays there, while the losses of different sizes part. Under the neural
+tangent parametrization it depends on width, and wide nets hardly sharpen; with two
+matrices a branch it depends on depth.
 
   python -m experiments.super_consistency --workdir=DIR
 
@@ -21,14 +21,17 @@ it, and the edge is 38/eta. The base width is 1, so that the initial output is s
 features must move; the input and output layers stay as they were drawn
 (--train_boundary trains them).
 
-CIFAR-10 from its official files, which are harder and keep at the edge longer:
+CIFAR-10 from its official files:
 
   python -m experiments.super_consistency --workdir=DIR --dataset=cifar10 \
-    --data_dir=FOLDER --log2_lr=2 --steps=150
+    --data_dir=FOLDER --log2_lr=2 --seeds=3
 
-At paper scale, on an accelerator: --batch_size=5000 --steps=2000 --measure_every=20
---widths=128,256,512,1024,2048 --seeds=5. The paper's own tables of rates were out of
-reach; its nets are convolutional, on CIFAR-10.
+Larger, on an accelerator (not run; the paper's own tables of rates were out of reach, its
+nets are convolutional):
+
+  python -m experiments.super_consistency --workdir=DIR --dataset=cifar10 \
+    --data_dir=FOLDER --log2_lr=2 --batch_size=5000 --steps=1000 --measure_every=20 \
+    --widths=128,256,512,1024,2048
 
 Measured times and results: experiments/README.md.
 

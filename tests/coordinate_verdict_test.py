@@ -99,6 +99,14 @@ def test_over_width():
   assert "theory predicts no slopes here: standard is unstable" in none.reason
 
 
+def test_decay_alone_does_not_make_an_unstable_net_pass():
+  p = dmup.standard(**BASE)
+  made = rows(DEPTH_MUP) + rows({("parameter", "w", None): 0}, probe="decay")
+  check = judge_coordinates(made, p)
+  assert check.passed is None
+  assert "theory predicts no slopes here" in check.reason
+
+
 def test_decay_alone_must_not_depend_on_size():
   key = ("parameter", "stack/block/kernel", None)
   p = dmup.depth_mup(**BASE)

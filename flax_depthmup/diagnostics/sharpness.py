@@ -9,12 +9,12 @@ loss is stable under
   | heavy ball, momentum b        | (2 + 2b) / eta                                |
   | Adam, once D moves slowly     | (2 + 2 b1) / ((1 - b1) eta), 38 / eta at 0.9  |
 
-(Cohen et al., arXiv 2103.00065, section 2 and appendix B; arXiv 2207.14484, section 2).
-Full-batch training raises the sharpness to this edge of stability and holds it there.
-That the whole curve is the same for every width and depth is the super consistency of
-muP and Depth-muP (Noci et al., arXiv 2402.17457).
+(Cohen et al., arXiv 2103.00065 and, for Adam, arXiv 2207.14484). Full-batch training
+raises the sharpness to this edge of stability and holds it there. That the whole curve
+is the same for every width and depth is the super consistency of muP and Depth-muP (Noci
+et al., arXiv 2402.17457).
 
-Layer: jax, optax.
+Layer: jax, numpy, optax.
 """
 
 import functools
@@ -109,7 +109,9 @@ def adam_preconditioner(
   """D of Adam: update_factor * gradient_factor / (sqrt(nu_hat) + eps), per entry.
 
   nu_hat is the bias-corrected second moment that the last step divided by, of gradients
-  times their gradient factor. Frozen parameters get 0.
+  times their gradient factor. Frozen parameters get 0. An entry that has had almost no
+  gradient gets a factor of up to 1 / eps: the sharpness can jump for a moment, by that
+  one entry (measured, with ReLU).
 
   Args:
     scales: the tree of `Scales` of `dmup.init`.
