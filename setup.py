@@ -37,7 +37,7 @@ setup(
     "numpy",
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12",
-    "scipy",
+    "scipy>=1.15",
   ],
   extras_require={
     "experiments": _EXPERIMENTS,

@@ -1,0 +1,131 @@
+"""The training data of a limit: batches, learning rates and probe inputs, checked.
+
+Layer: numpy.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from flax_depthmup.checks import check_nonnegative
+from flax_depthmup.errors import DepthMupError
+
+#: dLoss/df [B, d_out] of outputs f [B, d_out] and the targets of their batch; the 1/B of
+#: a mean over the batch is its own matter.
+LossDerivative = Callable[[np.ndarray, Any], Any]
+
+
+class Batches(NamedTuple):
+  """What T steps of gradient descent see.
+
+  Attributes:
+    inputs: [T, B, d] in float64.
+    targets: T targets, each as the loss derivative takes them.
+    rates: [T] learning rates.
+    probes: [P, d] inputs that are looked at and not trained on.
+  """
+
+  inputs: np.ndarray
+  targets: Sequence[Any]
+  rates: np.ndarray
+  probes: np.ndarray
+
+
+def check_batches(inputs: Any, targets: Any, learning_rate: Any, probes: Any) -> Batches:
+  """The batches in float64.
+
+  Args:
+    inputs: [T, B, d].
+    targets: [T, ...].
+    learning_rate: one number of at least 0, or [T].
+    probes: [P, d], or None for none.
+
+  Raises:
+    DepthMupError: a shape is another, or a number is not finite or is negative where it
+      may not be.
+  """
+  x = check_inputs(inputs, "inputs", ("T", "B", "d"))
+  steps, d = len(x), x.shape[2]
+  try:
+    found = len(targets)
+  except TypeError:
+    found = repr(targets)
+  if found != steps:
+    raise DepthMupError(
+      f"targets: found {found}, expected {steps}, one for each of the steps of inputs"
+    )
+  if np.ndim(learning_rate) == 0:
+    check_nonnegative(learning_rate, "learning_rate")
+  rates = real_array(learning_rate)
+  if rates is None or rates.shape not in ((), (steps,)):
+    raise DepthMupError(
+      f"learning_rate={learning_rate!r}: expected a number, or {steps}, one a step"
+    )
+  for rate in rates.flat:
+    check_nonnegative(float(rate), "learning_rate")
+  probes = np.zeros((0, d)) if probes is None else check_inputs(probes, "probes", ("P", d))
+  return Batches(x, targets, np.broadcast_to(rates, (steps,)), probes)
+
+
+def check_inputs(values: Any, name: str, axes: tuple[str | int, ...]) -> np.ndarray:
+  """Finite numbers in float64, of one axis for each of `axes`: a name, or its length.
+
+  Raises:
+    DepthMupError: they are not.
+  """
+  array, expected = real_array(values), ", ".join(map(str, axes))
+  fits = array is not None and array.ndim == len(axes) and array.size
+  pairs = zip(axes, array.shape, strict=True) if fits else ()
+  if not fits or any(isinstance(n, int) and n != found for n, found in pairs):
+    found = type(values).__name__ if array is None else f"shape {array.shape}"
+    raise DepthMupError(f"{name}: found {found}, expected real numbers [{expected}]")
+  if not np.isfinite(array).all():
+    raise DepthMupError(f"{name}: not finite everywhere; give finite numbers")
+  return array
+
+
+def loss_gradient(
+  loss_derivative: LossDerivative, outputs: np.ndarray, target: Any, step: int
+) -> np.ndarray:
+  """chi [B, d_out] of one step.
+
+  Raises:
+    DepthMupError: the outputs are not finite, or chi is not of their shape.
+  """
+  if not callable(loss_derivative):
+    raise DepthMupError(
+      f"loss_derivative={loss_derivative!r}: expected a function of outputs and targets"
+    )
+  check_outputs(outputs, step)
+  try:
+    chi = real_array(loss_derivative(outputs, target))
+  except (TypeError, ValueError, IndexError) as error:
+    raise DepthMupError(
+      f"loss_derivative fails at step {step} on outputs of shape {outputs.shape} and "
+      f"targets of shape {np.shape(target)}: {error}"
+    ) from error
+  if chi is None or chi.shape != outputs.shape:
+    found = "no array of real numbers" if chi is None else f"shape {chi.shape}"
+    raise DepthMupError(
+      f"loss_derivative returns {found} at step {step}, expected {outputs.shape}, that of "
+      "the outputs it was given; check the shape of the targets"
+    )
+  return chi
+
+
+def check_outputs(outputs: np.ndarray, step: int) -> None:
+  """Raises `DepthMupError` unless outputs are finite."""
+  if not np.isfinite(outputs).all():
+    raise DepthMupError(
+      f"the outputs leave float64 at step {step}; give a smaller learning_rate or fewer "
+      "steps"
+    )
+
+
+def real_array(values: Any) -> np.ndarray | None:
+  """In float64; None for what is no array of real numbers."""
+  try:
+    return None if np.iscomplexobj(values) else np.asarray(values, np.float64)
+  except (TypeError, ValueError):
+    return None
