@@ -1,0 +1,91 @@
+"""What a training run at infinite width is given, checked. Layer: jax."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from flax_depthmup.checks import check_size, is_number
+from flax_depthmup.errors import DepthMupError
+from flax_depthmup.limits.residual_training import LossDerivative, ResidualTraining
+
+
+def check_run(
+  inputs: Any, targets: Any, loss_derivative: LossDerivative, d_out: int
+) -> tuple[jax.Array, Any]:
+  """The inputs and targets as arrays.
+
+  Raises:
+    DepthMupError: inputs are not [T, B, d_in] finite numbers, targets not a tree of
+      arrays [T, ...], or `loss_derivative` does not give [B, d_out].
+  """
+  check_size(d_out, "d_out")
+  inputs = _floats(inputs, "inputs")
+  if inputs.ndim != 3 or not inputs.size:
+    raise DepthMupError(
+      f"inputs of shape {inputs.shape}: expected [T, B, d_in], steps by samples by features"
+    )
+  steps, batch, _ = inputs.shape
+  try:
+    targets = jax.tree.map(jnp.asarray, targets)
+  except (TypeError, ValueError):
+    raise DepthMupError("targets: expected a tree of arrays [T, ...]") from None
+  for leaf in jax.tree.leaves(targets):
+    if not leaf.ndim or len(leaf) != steps:
+      raise DepthMupError(
+        f"targets of shape {leaf.shape}: expected the {steps} steps of inputs first"
+      )
+  if not callable(loss_derivative):
+    raise DepthMupError(
+      f"loss_derivative={loss_derivative!r}: expected a function of outputs [B, d_out] and "
+      "the targets of a step, such as lambda f, y: (f - y) / len(f)"
+    )
+  outputs = jax.ShapeDtypeStruct((batch, d_out), inputs.dtype)
+  target = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), targets)
+  try:
+    found = jax.eval_shape(loss_derivative, outputs, target)
+  except (TypeError, ValueError) as error:
+    raise DepthMupError(
+      f"loss_derivative fails on outputs of shape {(batch, d_out)}: {error}"
+    ) from None
+  if getattr(found, "shape", None) != (batch, d_out):
+    raise DepthMupError(
+      f"loss_derivative gives shape {getattr(found, 'shape', found)}, expected that of the "
+      f"outputs, {(batch, d_out)}: [B, d_out]"
+    )
+  return inputs, targets
+
+
+def check_scale(value: Any, name: str) -> None:
+  """Raises `DepthMupError` unless it is a positive number, or traced."""
+  if not isinstance(value, jax.core.Tracer) and not (
+    is_number(_item(value)) and _item(value) > 0
+  ):
+    raise DepthMupError(f"{name}={value!r}: expected a finite number above 0")
+
+
+def check_finite(found: ResidualTraining) -> ResidualTraining:
+  """The run itself; raises `DepthMupError` with the step at which it diverged."""
+  if not isinstance(found.outputs, jax.core.Tracer):
+    good = jnp.isfinite(found.outputs).all(axis=(1, 2))
+    good &= jnp.isfinite(found.loss_derivatives).all(axis=(1, 2))
+    if not good.all():
+      raise DepthMupError(
+        f"the outputs are not finite from step {int(jnp.argmin(good))} on: the run "
+        "diverges at infinite width; lower learning_rate or branch_multiplier"
+      )
+  return found
+
+
+def _floats(values: Any, name: str) -> jax.Array:
+  try:
+    array = jnp.asarray(values, jnp.result_type(float))
+  except (TypeError, ValueError):
+    raise DepthMupError(f"{name}: expected an array of real numbers") from None
+  if not isinstance(array, jax.core.Tracer) and not jnp.isfinite(array).all():
+    raise DepthMupError(f"{name} are not finite everywhere; give finite numbers")
+  return array
+
+
+def _item(value: Any) -> Any:
+  return value.item() if isinstance(value, jax.Array) and value.ndim == 0 else value

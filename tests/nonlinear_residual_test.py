@@ -1,0 +1,209 @@
+"""The nonlinear Depth-muP limit against nets, against the linear one, and its ODE."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments._lib import finite_residual
+from flax_depthmup import DepthMupError
+from flax_depthmup.limits import (
+  infinite_depth,
+  linear_residual,
+  nonlinear_residual,
+  residual_ode,
+)
+
+
+@pytest.fixture(autouse=True)
+def _float64():
+  with jax.enable_x64(True):
+    yield
+
+
+def shifted_sine(z):
+  """Smooth, and neither odd nor even."""
+  return jnp.sin(z + 0.7)
+
+
+#: Name -> what the limit takes, what a net takes.
+PHI = {
+  "tanh": (jnp.tanh, jnp.tanh),
+  "shifted sine": (shifted_sine, shifted_sine),
+  "relu": ("relu", jax.nn.relu),
+  "abs": ("abs", jnp.abs),
+}
+
+
+def data(steps=5, batch=1, d_in=1, seed=3):
+  rng = np.random.default_rng(seed)
+  signs = np.sign(rng.normal(size=(steps, batch, d_in))) / d_in**0.5
+  return signs, rng.normal(size=(steps, batch, 1))
+
+
+def square(f, y):
+  return (f - y) / len(f)
+
+
+def limit(phi, x, y, depth=64, **fields):
+  def at(layers):
+    return nonlinear_residual(x, y, phi, depth=layers, loss_derivative=square, **fields)
+
+  return infinite_depth(at, depth=depth, positions=(0, 0.5, 1))
+
+
+def nets(phi, x, y, depth, width, seeds, eta=1.0):
+  """[seeds, values] of float32 nets: outputs, and the last row of the last kernel."""
+  single = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
+  fields = {"width": width, "depth": depth, "phi": phi, "loss_derivative": square}
+
+  def run(seed):
+    key, scale = jax.random.key(seed), depth**-0.5
+    net = finite_residual.train(key, *single, scale, eta * scale, layers=(depth,), **fields)
+    return jnp.concatenate([net.outputs.ravel(), net.kernel[0, -1]])
+
+  return np.stack([np.asarray(run(seed), float) for seed in range(seeds)])
+
+
+def values(found):
+  return np.concatenate([found.outputs.value.ravel(), found.forward_kernel.value[-1, -1]])
+
+
+def test_the_identity_is_the_linear_limit():
+  x, y = data(4, 2, 3)
+  fields = {"depth": 8, "loss_derivative": square, "learning_rate": 0.7}
+  ours = nonlinear_residual(x, y, "identity", branch_multiplier=1.2, **fields)
+  linear = linear_residual(x, y, branch_multiplier=1.2, **fields)
+  for name in ("outputs", "forward_kernel", "backward_kernel"):
+    np.testing.assert_allclose(getattr(ours, name), getattr(linear, name), atol=1e-9)
+
+
+def test_a_smooth_identity_is_the_linear_limit():
+  """Hermite coefficients instead of closed forms."""
+  x, y = data(4, 2, 3)
+  fields = {"depth": 8, "loss_derivative": square}
+  ours = nonlinear_residual(x, y, lambda z: 1.0 * z, **fields)
+  linear = linear_residual(x, y, **fields)
+  np.testing.assert_allclose(ours.forward_kernel, linear.forward_kernel, atol=1e-9)
+
+
+def test_nets_follow_it_and_not_the_form_without_curvature():
+  """tanh, L = 64, n = 256, 16 seeds: standard errors are below 0.02 at the fourth step,
+
+  and the O(1/L) of this depth below 0.02; the form without curvature is 0.087 away.
+  """
+  x, y = data()
+  mean = nets(jnp.tanh, x, y, 64, 256, 16).mean(0)
+  ours, flat = (values(limit(jnp.tanh, x, y, 32, curvature=c)) for c in (True, False))
+  assert abs(flat[3] - ours[3]) > 0.08
+  assert abs(mean[3] - ours[3]) < 0.035
+  assert abs(mean[4] - ours[4]) < 0.035
+  assert np.abs(mean - ours)[:5].max() < 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PHI)
+def test_nets_of_every_kind_follow_it(name):
+  """n = 512, 12 seeds, L = 64 and 128 extrapolated to infinite depth.
+
+  Within 4 standard errors of the extrapolated mean, or 0.02.
+  """
+  phi, net = PHI[name]
+  x, y = data()
+  half, whole = (nets(net, x, y, depth, 512, 12) for depth in (64, 128))
+  mean = 2 * whole.mean(0) - half.mean(0)
+  error = np.hypot(2 * whole.std(0), half.std(0)) / 12**0.5
+  gap = np.abs(mean - values(limit(phi, x, y)))
+  assert (gap < np.maximum(4 * error, 0.02)).all(), (gap, error)
+
+
+@pytest.mark.parametrize("name", PHI)
+def test_depth_is_reached_as_one_over_l(name):
+  x, y = data(4, 1)
+  found = limit(PHI[name][0], x, y, 32)
+  gaps = np.abs(np.diff(found.outputs.by_depth, axis=0)).max(axis=(1, 2, 3))
+  assert np.log2(gaps[0] / gaps[1]) == pytest.approx(1, abs=0.15)
+  assert found.outputs.error < 1e-3
+
+
+def test_the_order_of_a_batch_does_not_matter():
+  x, y = data(3, 3, 2)
+  fields = {"depth": 6, "loss_derivative": square}
+  found = nonlinear_residual(x, y, "relu", **fields).outputs
+  turned = nonlinear_residual(x[:, ::-1], y[:, ::-1], "relu", **fields).outputs
+  np.testing.assert_allclose(found[:, ::-1], turned, atol=1e-9)
+
+
+def test_a_batch_of_two_copies_is_one_sample():
+  x, y = data(4, 1, 2)
+  fields = {"depth": 6, "loss_derivative": square}
+  one = nonlinear_residual(x, y, jnp.tanh, **fields).outputs
+  two = nonlinear_residual(np.repeat(x, 2, 1), np.repeat(y, 2, 1), jnp.tanh, **fields)
+  np.testing.assert_allclose(two.outputs[:, 1:], one, atol=1e-8)
+
+
+def test_the_ode_of_a_smooth_net_is_reached_by_its_law():
+  """alpha = 3/4: v L = a^2 L^(-1/2) is the noise; the law at this v tends to v = 0."""
+  x, y = data(4, 1)
+  fields = {"alpha": 0.75, "loss_derivative": square}
+
+  def ode(depth):
+    return residual_ode(x, y, jnp.tanh, depth=depth, **fields)
+
+  found = infinite_depth(ode, depth=32)
+  gaps = np.abs(np.diff(found.outputs.by_depth, axis=0)).max(axis=(1, 2, 3))
+  assert np.log2(gaps[0] / gaps[1]) == pytest.approx(1, abs=0.15)
+  # No randomness of the hidden layers: x stays in the span of U and V.
+  run = ode(64)
+  spanned = run.forward_start[-1] @ run.forward_start[-1].T
+  np.testing.assert_allclose(run.forward_kernel[-1], spanned, atol=1e-9)
+
+
+@pytest.mark.slow
+def test_nets_beyond_one_half_follow_the_ode():
+  """alpha = 0.9, gamma = 0.1: noise L^-0.8; n = 512, 12 seeds, L = 128; within 0.05."""
+  x, y = data(4, 1)
+  single = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
+  fields = {"width": 512, "depth": 128, "phi": jnp.tanh, "loss_derivative": square}
+  runs = [
+    finite_residual.train(jax.random.key(s), *single, 128**-0.9, 128**-0.1, **fields)
+    for s in range(12)
+  ]
+  mean = np.mean([np.asarray(run.outputs) for run in runs], 0)
+  want = infinite_depth(
+    lambda d: residual_ode(x, y, jnp.tanh, alpha=0.9, depth=d, loss_derivative=square),
+    depth=64,
+  )
+  assert np.abs(mean - want.outputs.value).max() < 0.05
+
+
+X, Y = data(3, 2)
+WRONG = {
+  "activation": ({"activation": "swish"}, "activation='swish' is unknown: expected one of"),
+  "number": ({"activation": 3}, "activation=3 is unknown"),
+  "zero": ({"inputs": X * [[[1], [0]]]}, "input 1 of step 0 is zero"),
+  "depth": ({"depth": 1.5}, "depth=1.5"),
+  "diverges": ({"learning_rate": 1e200}, "not finite from step"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_input(name):
+  given, words = WRONG[name]
+  given = {"inputs": X, "activation": jnp.tanh, "depth": 4, **given}
+  x, phi = given.pop("inputs"), given.pop("activation")
+  with pytest.raises(DepthMupError, match=words):
+    nonlinear_residual(x, Y, phi, loss_derivative=square, **given)
+
+
+@pytest.mark.parametrize(
+  ("alpha", "phi", "words"),
+  [
+    (0.5, "identity", "alpha=0.5 has no ODE for its limit: expected 1/2 < alpha <= 1"),
+    ("5/4", "identity", "has no ODE"),
+    (1, jnp.tanh, "alpha=1 with a nonlinear activation"),
+  ],
+)
+def test_points_without_an_ode(alpha, phi, words):
+  with pytest.raises(DepthMupError, match=words):
+    residual_ode(X, Y, phi, alpha=alpha, depth=4, loss_derivative=square)
