@@ -19,6 +19,10 @@ of the suite transformer
   largest_depth              of width 256: the largest power of two of layers whose
                              compiled training step fits into budget_bytes, plain
                              and with remat, and the bytes of every depth tried
+of the suite limits, for each solver of flax_depthmup.limits
+  limits NAME                seconds (best of three, compiled before) over the steps T
+                             and the depth L, one sample a step, and the exponents of
+                             their growth; of compiled solvers the bytes of the program
 and of the suite accelerator, where there is one
   model_flop_utilization     of a transformer of 352 million parameters in bfloat16;
                              beside it tokens per second, also of the plain net
@@ -36,9 +40,10 @@ from typing import Any
 import jax
 from absl import flags
 
-from experiments._lib import app, benchmark_core, benchmark_transformer
+from experiments._lib import app, benchmark_core, benchmark_limits, benchmark_transformer
 from experiments._lib import flags as reading
 from experiments._lib.benchmark_core import Core, Sweep
+from experiments._lib.benchmark_limits import Limits
 from experiments._lib.benchmark_table import show
 from experiments._lib.benchmark_transformer import Transformers, Utilization
 from experiments._lib.throughput import peak_flops
@@ -46,7 +51,10 @@ from experiments._lib.workdir import Workdir
 from flax_depthmup import DepthMupError
 
 _SUITE = flags.DEFINE_enum(
-  "suite", "all", ("core", "transformer", "accelerator", "all"), "What to measure."
+  "suite",
+  "all",
+  ("core", "transformer", "limits", "accelerator", "all"),
+  "What to measure.",
 )
 _MEMORY_GIB = flags.DEFINE_float(
   "memory_gib", None, "What a training step may take; default: the device's memory."
@@ -64,7 +72,7 @@ class Settings:
   Attributes:
     suite: see --suite.
     memory_gib: see --memory_gib.
-    core, transformer: what the suites measure.
+    core, transformer, limits: what the suites measure.
     utilization, sweep: what the suite accelerator measures.
   """
 
@@ -72,6 +80,7 @@ class Settings:
   memory_gib: float | None = None
   core: Core = dataclasses.field(default_factory=Core)
   transformer: Transformers = dataclasses.field(default_factory=Transformers)
+  limits: Limits = dataclasses.field(default_factory=Limits)
   utilization: Utilization = dataclasses.field(default_factory=Utilization)
   sweep: Sweep = LARGE_SWEEP
 
@@ -82,6 +91,7 @@ def measurements(settings: Settings) -> dict[str, Measurement]:
   suites = {
     "core": benchmark_core.measurements(c.core),
     "transformer": benchmark_transformer.measurements(c.transformer, c.memory_gib),
+    "limits": benchmark_limits.measurements(c.limits),
     "accelerator": _on_accelerator(c),
   }
   chosen = suites.values() if c.suite == "all" else [suites[c.suite]]

@@ -7,7 +7,7 @@ depth against its own limit (Figure 9). The input and output layers are frozen.
 
   python -m experiments.linear_limit --workdir=DIR
 
-trains 120 nets of 64 blocks, widths 32 to 1024, on 8x8 digits. The paper's figures, from
+trains 120 nets of 64 blocks, widths 64 to 2048, on 8x8 digits. The paper's figures, from
 the official MNIST files:
 
   python -m experiments.linear_limit --workdir=DIR --dataset=mnist --data_dir=FOLDER \

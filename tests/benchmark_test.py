@@ -16,6 +16,7 @@ import flax_depthmup as dmup
 from experiments import benchmark
 from experiments._lib import benchmark_transformer
 from experiments._lib.benchmark_core import Core, Sweep
+from experiments._lib.benchmark_limits import Limits
 from experiments._lib.benchmark_table import rows
 from experiments._lib.benchmark_transformer import Transformers, Utilization
 from experiments._lib.transformer_step import (
@@ -37,6 +38,15 @@ TOY = benchmark.Settings(
     width=16,
     compilations=1,
     memory_depths=(64,),
+  ),
+  limits=Limits(
+    steps=(2, 3, 4),
+    depth=4,
+    depths=(4, 8, 16),
+    length=2,
+    mlp_steps=(2, 3, 4),
+    mlp_depths=(2, 3, 4),
+    particles=64,
   ),
   transformer=Transformers(timed=BASE, steps=2, growing=BASE, most_layers=2),
 )
@@ -71,6 +81,10 @@ def test_summary(tmp_path, capsys):
   deepest = {name: summary["largest_depth"][name] for name in ("plain", "remat")}
   assert deepest["plain"]["depth"] == deepest["remat"]["depth"] == 2
   assert deepest["remat"]["bytes"] < deepest["plain"]["bytes"]
+  for name in ("linear residual", "abs residual", "deep linear"):
+    entry = summary[f"limits {name}"]
+    assert {key.split()[1] for key in entry} == {"T", "L"}
+    assert all(len(e["seconds"]) == 3 and "exponent" in e for e in entry.values())
   for key in ("model_flop_utilization", "large_sweep"):
     assert "needs an accelerator" in summary[key]["skipped"]
   first = capsys.readouterr().out
@@ -86,7 +100,8 @@ def test_without_a_workdir():
 
 
 @pytest.mark.parametrize(
-  ("suite", "count"), [("core", 4), ("transformer", 2), ("accelerator", 2), ("all", 8)]
+  ("suite", "count"),
+  [("core", 4), ("transformer", 2), ("limits", 7), ("accelerator", 2), ("all", 15)],
 )
 def test_a_suite_is_its_measurements(suite, count):
   assert len(benchmark.measurements(benchmark.Settings(suite=suite))) == count

@@ -49,7 +49,7 @@ ALLOWED = {
   "sweep_program": {"jax", "numpy"},
   "sweep_engine": {"jax", "numpy"},
   "sweeps": {"jax", "numpy"},
-  "limits": {"numpy"},
+  "limits": {"jax", "numpy"},
   "diagnostics": {"jax", "flax", "numpy", "optax"},
   "__init__": set(),
 }

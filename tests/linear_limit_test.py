@@ -16,7 +16,7 @@ MNIST = pathlib.Path(__file__).parents[2] / "shared" / "data" / "mnist"
 TOY = {
   "widths": ["8", "16", "32"],
   "depth": 4,
-  "depths": ["4", "8", "16", "32"],
+  "depths": ["4", "8", "16", "128"],
   "times": ["1", "2"],
   "seeds": 3,
   "batch_size": 2,

@@ -51,7 +51,11 @@ def records(workdir):
 
 @pytest.mark.parametrize(
   ("model", "axis"),
-  [*(("resnet", axis) for axis in AXES), ("transformer", "joint")],
+  [
+    ("resnet", "depth"),
+    ("transformer", "joint"),
+    *(pytest.param("resnet", axis, marks=pytest.mark.slow) for axis in ("width", "joint")),
+  ],
 )
 def test_a_net_grows_along_an_axis(tmp_path, model, axis):
   values, sizes, column = AXES[axis]

@@ -60,6 +60,7 @@ def largest_stable(alpha, gamma, depth):
   return stable.max() if len(stable) else None
 
 
+@pytest.mark.slow
 def test_standard_loses_octaves_and_then_all():
   found = [largest_stable(0, 0, depth) for depth in DEPTHS]
   assert found[0] - found[2] >= 7

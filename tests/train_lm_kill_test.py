@@ -85,7 +85,7 @@ def disturb(workdir, number, seed, signum):
   ("number", "signum"),
   [
     (1, signal.SIGKILL),
-    (1, signal.SIGTERM),
+    pytest.param(1, signal.SIGTERM, marks=pytest.mark.slow),
     pytest.param(10, signal.SIGKILL, marks=pytest.mark.slow),
     pytest.param(5, signal.SIGTERM, marks=pytest.mark.slow),
   ],

@@ -93,7 +93,9 @@ def test_a_run_writes_what_it_promises(run, tmp_path, capsys):
   assert "already done" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("step", [2, 4, 7])
+@pytest.mark.parametrize(
+  "step", [4, *(pytest.param(s, marks=pytest.mark.slow) for s in (2, 7))]
+)
 def test_a_stopped_run_goes_on_as_if_it_had_not(run, tmp_path, monkeypatch, capsys, step):
   run(tmp_path / "whole")
   with monkeypatch.context() as patch:
@@ -134,7 +136,16 @@ def flip(path):
   path.write_bytes(bytes(content))
 
 
-@pytest.mark.parametrize("damage", [truncate, flip, lambda path: path.unlink()])
+@pytest.mark.parametrize(
+  "damage",
+  [
+    flip,
+    *(
+      pytest.param(d, marks=pytest.mark.slow)
+      for d in (truncate, lambda path: path.unlink())
+    ),
+  ],
+)
 def test_a_damaged_checkpoint_costs_steps_but_no_truth(run, tmp_path, monkeypatch, damage):
   run(tmp_path / "whole")
   with monkeypatch.context() as patch:

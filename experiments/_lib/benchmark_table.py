@@ -29,10 +29,26 @@ def rows(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
     budget = _mib(found["budget_bytes"])
     for name in ("plain", "remat"):
       yield f"largest_depth, {name}, of {budget}", _depth(found[name])
+  for name in summary:
+    if name.startswith("limits "):
+      for over, entry in summary[name].items():
+        yield f"{name.removeprefix('limits ')}, {over}", _growth(entry)
   if found := summary.get("model_flop_utilization"):
     yield "model_flop_utilization", _skipped(found) or _utilization(found)
   if found := summary.get("large_sweep"):
     yield "large_sweep", _skipped(found) or f"{found['speedup']:.3f} times as fast"
+
+
+def _growth(entry: dict[str, Any]) -> str:
+  first, *_, last = entry["seconds"].items()
+  text = "; ".join(f"{size}: {seconds:.3g} s" for size, seconds in (first, last))
+  if "exponent" in entry:
+    text += f", exponent {entry['exponent']:.2f}"
+  if "bytes" in entry:
+    text += f"; {_mib([*entry['bytes'].values()][-1])}"
+  if "exponent of bytes" in entry:
+    text += f", exponent {entry['exponent of bytes']:.2f}"
+  return text
 
 
 def _mib(size: int) -> str:

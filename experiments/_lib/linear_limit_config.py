@@ -81,7 +81,7 @@ def from_flags() -> Config:
   return Config(
     dataset=f.dataset or "digits",
     data_dir=f.data_dir,
-    widths=sizes("widths", "32 64 128 256 512 1024"),
+    widths=sizes("widths", "64 128 256 512 1024 2048"),
     depth=reading.default(f.depth, 64),
     depths=sizes("depths", "16 32 64 128 256 512"),
     times=sizes("times", "1 5 10"),

@@ -1,0 +1,378 @@
+"""First-order MAML on Omniglot: against the plain computation, and its main at toy size."""
+
+import json
+import math
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl.testing import flagsaver
+
+from experiments import omniglot_maml
+from experiments._lib import omniglot_training
+from experiments._lib.omniglot_kernels import KernelLearner
+from experiments._lib.omniglot_learning import Settings, accuracy, split
+from experiments._lib.omniglot_linear import LinearLearner
+from experiments._lib.omniglot_verdict import claims
+from flax_depthmup import DepthMupError
+from flax_depthmup.limits.kernel_expansion import (
+  empty_expansion,
+  expansion_outputs,
+  pop,
+  push,
+  rkhs_norm,
+)
+from flax_depthmup.limits.linear_net import LinearNet, linear_outputs
+from tests.omniglot_test import members, write
+
+DATA = pathlib.Path(__file__).parents[2] / "shared" / "data" / "omniglot"
+
+# Theory ------------------------------------------------------------------------------
+
+SETTINGS = Settings(ways=3, shots=2, queries=1, inner_steps=2, inner_lr=0.4, meta_clip=0.5)
+LABELS = {"support": np.repeat(np.arange(3), 2), "query": np.arange(3)}
+D, TASKS = 10, 2
+RNG = np.random.default_rng(0)
+IMAGES = RNG.normal(size=(60, D)).astype(np.float32) / 2
+
+
+def draw_tasks(*shape):
+  """[..., 3, 3] rows of images, distinct within a task."""
+  keys = np.random.default_rng(1).random((*shape, 60))
+  return keys.argsort(axis=-1)[..., :9].reshape(*shape, 3, 3).astype(np.int32)
+
+
+def cross_entropy(net, x, labels, alpha):
+  f = linear_outputs(net, x, alpha)
+  return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(f), labels[:, None], axis=1))
+
+
+def plain_meta_step(net, tasks, alpha, meta_lr):
+  """By automatic differentiation, whole matrices, the gradient of each task."""
+  gradient = jax.grad(cross_entropy)
+  total = jax.tree.map(jnp.zeros_like, net)
+  for task in tasks:
+    support, query = split(task, SETTINGS.shots)
+    adapted = net
+    for _ in range(SETTINGS.inner_steps):
+      g = gradient(adapted, IMAGES[support], LABELS["support"], alpha)
+      adapted = jax.tree.map(lambda w, g: w - 0.4 * g, adapted, g)
+    g = gradient(adapted, IMAGES[query], LABELS["query"], alpha)
+    total = jax.tree.map(jnp.add, total, g)
+  norm = jnp.sqrt(sum(jnp.sum(g**2) for g in total))
+  return jax.tree.map(lambda w, g: w - meta_lr * 0.5 / norm * g, net, total), norm
+
+
+def test_low_rank_steps_are_the_plain_ones():
+  learner = LinearLearner(7, 1.0, 0.8, 0.6, 0.3, SETTINGS)
+  u, v = (RNG.normal(size=shape) for shape in ((7, D), (3, 7)))
+  net = LinearNet(*map(jnp.asarray, (u, v, np.linspace(-1, 1, 7))))
+  tasks, images = draw_tasks(TASKS), jnp.asarray(IMAGES)
+
+  @jax.jit
+  def both(net):
+    plain, norm = plain_meta_step(net, tasks, 0.6, 0.3)
+    evaluated = learner.evaluate(net, None, images, tasks, SETTINGS.inner_steps)
+    return learner.meta_step(net, images, tasks), plain, norm, jnp.mean(evaluated)
+
+  (found, right), plain, norm, evaluated = both(net)
+  assert float(norm) > SETTINGS.meta_clip
+  for a, b in zip(found, plain, strict=True):
+    np.testing.assert_allclose(a, b, atol=2e-6)
+  assert float(evaluated) == pytest.approx(float(right))
+
+
+def test_kernel_steps_are_pushes_and_pops():
+  def kernel(x, z):  # any will do
+    return (1 + x @ z.T) ** 2
+
+  batches = draw_tasks(2, TASKS)
+  learner, images = KernelLearner(kernel, 0.3, SETTINGS), jnp.asarray(IMAGES)
+
+  def derivative(expansion, rows, part):
+    f = expansion_outputs(kernel, expansion, images[rows])
+    labels = np.eye(3, dtype=np.float32)[LABELS[part]]
+    return (jax.nn.softmax(f) - labels) / len(labels)
+
+  @jax.jit
+  def plain_meta_step(expansion, tasks):
+    queries, derivatives = [], []
+    for task in tasks:
+      support, query = split(task, SETTINGS.shots)
+      for _ in range(SETTINGS.inner_steps):
+        chi = derivative(expansion, support, "support")
+        expansion = push(expansion, images[support], -0.4 * chi)
+      derivatives.append(derivative(expansion, query, "query"))
+      queries.append(images[query])
+      expansion = pop(expansion, 6 * SETTINGS.inner_steps)
+    x, chi = jnp.concatenate(queries), jnp.concatenate(derivatives)
+    norm = rkhs_norm(kernel, x, chi)
+    return push(expansion, x, -0.3 * 0.5 / norm * chi), norm
+
+  expansion, q = empty_expansion(64, D, 3), learner.init(0, images)
+  meta_step = jax.jit(learner.meta_step)
+  for tasks in batches:
+    q, _ = meta_step(q, images, tasks)
+    expansion, norm = plain_meta_step(expansion, tasks)
+    assert float(norm) > SETTINGS.meta_clip
+  wanted = expansion_outputs(kernel, expansion, images)
+  np.testing.assert_allclose(kernel(images, images) @ q, wanted, atol=2e-5)
+
+
+def test_finite_nets_tend_to_the_limit():
+  """25 meta-steps of 8 tasks, 3-way, d = 10; five doublings and 50 seeds: error 0.02."""
+  settings = Settings(
+    ways=3, shots=2, queries=1, inner_steps=1, inner_lr=0.4, meta_clip=0.5
+  )
+  limit = LinearLearner(None, 1.0, 0.5, 0.5, 0.2, settings)
+  tasks, images = draw_tasks(25, 8), jnp.asarray(IMAGES)
+
+  def trained(net):
+    def step(net, own):
+      return limit.meta_step(net, images, own)
+
+    return linear_outputs(jax.lax.scan(step, net, tasks)[0], images[:6], 0.5)
+
+  wanted = np.asarray(jax.jit(trained)(limit.init(0, IMAGES)))
+  widths, seeds, rng = [16 * 2**i for i in range(6)], 50, np.random.default_rng(2)
+
+  @jax.jit
+  def rms(nets):
+    return jnp.sqrt(jnp.mean((jax.lax.map(trained, nets) - wanted[None]) ** 2))
+
+  def start(width):  # neurons without weights stay so: one program for all widths
+    u, v = np.zeros((seeds, widths[-1], D)), np.zeros((seeds, 3, widths[-1]))
+    u[:, :width] = rng.normal(size=(seeds, width, D)) / width**0.5
+    v[:, :, :width] = 0.5 * rng.normal(size=(seeds, 3, width)) / width**0.5
+    return LinearNet(*map(jnp.asarray, (u, v, np.zeros((seeds, widths[-1])))))
+
+  errors = [float(rms(start(width))) for width in widths]
+  slope = np.polyfit(np.log2(widths), np.log2(errors), 1)[0]
+  assert slope == pytest.approx(-0.5, abs=0.1)
+
+
+def test_outputs_that_are_no_numbers_are_wrong():
+  outputs = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+  assert float(accuracy(outputs, 2)) == 1.0
+  assert float(accuracy(outputs.at[0, 0].set(jnp.nan), 2)) == 0.5
+  assert float(accuracy(outputs[::-1], 2)) == 0.0
+
+
+# Claims ------------------------------------------------------------------------------
+
+
+def records(accuracies, error=0.004):
+  """Of two seeds; the model's name -> its accuracy."""
+  found = []
+  for model, value in accuracies.items():
+    name, _, width = model.partition(" ")
+    for seed in (0, 1):
+      found.append(
+        {
+          "name": name,
+          "width": int(width) if width else None,
+          "seed": seed,
+          "test_accuracy": value + 0.001 * (-1) ** seed,
+          "test_error": error,
+        }
+      )
+  return found
+
+
+GOOD = {"width 2": 0.4, "width 8": 0.5, "width 32": 0.55, "limit": 0.555, "relu_ntk": 0.45}
+
+
+def seen(error=0.004, **changes):
+  values = {k: v for k, v in (GOOD | changes).items() if v is not None}
+  found = claims(records(values, error), 5)
+  json.dumps(found, allow_nan=False)
+  return {name: c["seen"] for name, c in found.items()}
+
+
+def test_claims_that_hold_and_that_do_not():
+  assert seen() == {"rises": True, "limit": True, "chance": True, "kernels": True}
+  assert seen(**{"width 8": 0.395})["rises"] is True  # a fall within noise
+  assert seen(**{"width 8": 0.37})["rises"] is False
+  assert seen(**{"width 32": 0.2})["rises"] is False
+  assert seen(limit=0.58)["limit"] is False
+  assert seen(limit=0.53)["limit"] is False
+  assert seen(relu_ntk=0.57)["kernels"] is False
+  assert seen(relu_ntk=0.553)["kernels"] is None
+  assert seen(relu_ntk=0.1)["chance"] is False
+  assert "kernels" not in seen(relu_ntk=None)
+  assert seen(**{"width 2": None, "width 8": None})["rises"] is None
+  assert seen(error=0.05)["limit"] is None
+
+
+# Main --------------------------------------------------------------------------------
+
+TOY = {
+  "train_sets": ["a"],
+  "test_sets": ["b"],
+  "widths": ["2"],
+  "seeds": 1,
+  "steps": 1,
+  "baseline_steps": 1,
+  "baselines": ["relu_ntk"],
+  "batch_size": 4,
+  "ways": 3,
+  "test_tasks": 200,
+  "validation_tasks": 200,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("archives")
+  write(folder / "a.zip", members({"Latin": 2, "Greek": 2}, "a"))
+  write(folder / "b.zip", members({"Tagalog": 4}, "b"))
+  write(folder / "c.zip", members({"Korean": 1}, "c"))
+  return str(folder)
+
+
+def run(path, folder, **values):
+  values = {"workdir": str(path), "data_dir": folder} | TOY | values
+  with flagsaver.flagsaver(**values):
+    omniglot_maml.main([])
+
+
+def lines(workdir):
+  return [json.loads(line) for line in (workdir / "results.jsonl").read_text().splitlines()]
+
+
+def test_main(tmp_path, folder, capsys):
+  run(tmp_path, folder, validation_sets=["c"])
+  rows = lines(tmp_path)
+  assert [(r["name"], r["width"]) for r in rows] == [
+    ("width", 2),
+    ("limit", None),
+    ("relu_ntk", None),
+  ]
+  for r in rows:
+    assert 0 < r["validation_accuracy"] <= 1
+    assert 0 <= r["test_accuracy"] <= 1
+    assert r["test_error"] < 0.1
+    assert not r["diverged"]
+    assert [step for step, _ in r["train_curve"]] == [1]
+  found = json.loads((tmp_path / "summary.json").read_text())["omniglot_maml"]
+  assert {"rises", "limit", "chance", "kernels"} == set(found)
+  assert (tmp_path / "omniglot_maml.png").stat().st_size > 10_000
+  assert not (tmp_path / "states").exists()
+  told = capsys.readouterr().out
+  assert "the limit is within noise of the largest width" in told
+  run(tmp_path, folder, validation_sets=["c"])
+  assert "already done" in capsys.readouterr().out
+  with pytest.raises(DepthMupError, match="holds another run: ways is 3, this run has 2"):
+    run(tmp_path, folder, validation_sets=["c"], ways=2)
+
+
+def test_an_interrupted_run_continues_within_a_model(tmp_path, folder, monkeypatch):
+  monkeypatch.setattr(omniglot_training, "EPOCH", 1)
+  monkeypatch.setattr(omniglot_training, "KEEP_SECONDS", 0)
+  monkeypatch.setattr(omniglot_maml.omniglot_figure, "draw", lambda *_: None)
+  values = {"baselines": [], "validation_sets": ["c"], "steps": 3}
+  run(tmp_path / "whole", folder, **values)
+  steps, advance = [], omniglot_training._advance
+
+  def interrupt(learner, *args):
+    steps.append(learner.width)
+    if steps == [2, 2, 2, None, None]:
+      raise KeyboardInterrupt
+    return advance(learner, *args)
+
+  monkeypatch.setattr(omniglot_training, "_advance", interrupt)
+  with pytest.raises(KeyboardInterrupt):
+    run(tmp_path / "cut", folder, **values)
+  assert len(lines(tmp_path / "cut")) == 1
+  run(tmp_path / "cut", folder, **values)
+  assert steps[5:] == [None, None]  # the second and the third meta-step of the limit
+  for name in ("results.jsonl", "summary.json"):
+    whole, cut = (tmp_path / d / name for d in ("whole", "cut"))
+    assert whole.read_bytes() == cut.read_bytes()
+
+
+def test_the_best_state_is_tested_and_training_goes_on(tmp_path, folder, monkeypatch):
+  monkeypatch.setattr(omniglot_training, "EPOCH", 1)
+  monkeypatch.setattr(omniglot_maml.omniglot_figure, "draw", lambda *_: None)
+  values = {"baselines": []}
+  for steps in (2, 4):
+    run(tmp_path / f"{steps}", folder, steps=steps, **values)
+  accuracy_of, scores = omniglot_training.Training._accuracy, []
+
+  def scripted(self, learner, state, part, *args):
+    if part == "test":
+      return accuracy_of(self, learner, state, part, *args)
+    return scores.pop(0), 0.01
+
+  monkeypatch.setattr(omniglot_training.Training, "_accuracy", scripted)
+  values |= {"steps": 4, "validation_sets": ["c"]}
+  for best, script in ((2, [0.3, 0.6, 0.5, 0.6]), (4, [0.3, 0.6, 0.5, 0.7])):
+    scores += script * 2  # a width, and the limit
+    run(tmp_path / f"best-{best}", folder, **values)
+  for rows in zip(*(lines(d) for d in sorted(tmp_path.iterdir())), strict=True):
+    two, four, best_two, best_four = rows
+    assert (best_two["best_meta_step"], best_four["best_meta_step"]) == (2, 4)
+    assert best_four["validation_accuracy"] == 0.7
+    assert two["test_accuracy"] != four["test_accuracy"]
+    assert best_two["test_accuracy"] == two["test_accuracy"]
+    assert best_four["test_accuracy"] == four["test_accuracy"]
+
+
+BAD = [
+  ({"workdir": None}, "--workdir is missing"),
+  ({"data_dir": None}, "--data_dir is missing"),
+  ({"data_dir": "/absent"}, "/absent has no a.zip"),
+  ({"train_sets": []}, "--train_sets=''"),
+  ({"train_sets": ["a", "a"]}, "--train_sets='a,a'"),
+  ({"train_sets": ["../a"]}, "--train_sets='../a'"),
+  ({"test_sets": ["b/"]}, "--test_sets='b/'"),
+  ({"test_sets": ["b/Latin"]}, "no such alphabet"),
+  ({"test_sets": ["c"]}, "--test_sets have 1 characters: too few for --ways=3"),
+  ({"widths": ["0"]}, "--widths='0'"),
+  ({"seeds": 0}, "--seeds=0"),
+  ({"steps": 0}, "--steps=0"),
+  ({"baseline_steps": -1}, "--baseline_steps=-1"),
+  ({"baselines": ["ntk"]}, "--baselines='ntk'"),
+  ({"baselines": ["relu_ntk", "relu_ntk"]}, "expected distinct"),
+  ({"ways": 1}, "--ways=1"),
+  ({"shots": 20}, "--shots=20 and --queries=1"),
+  ({"queries": 0}, "--queries=0"),
+  ({"inner_lr": math.nan}, "--inner_lr=nan"),
+  ({"test_inner_steps": 0}, "--test_inner_steps=0"),
+  ({"test_tasks": 0}, "--test_tasks=0"),
+  ({"meta_clip": 0.0}, "--meta_clip=0.0"),
+  ({"meta_lr": -0.1}, "--meta_lr=-0.1"),
+  ({"init_sigma_u": -1.0}, "--init_sigma_u=-1.0"),
+  ({"bias_multiplier": math.inf}, "--bias_multiplier=inf"),
+  ({"width": 64}, "--width=64: omniglot_maml has none"),
+  ({"depths": ["4"]}, "omniglot_maml has none"),
+]
+
+
+@pytest.mark.parametrize(("values", "words"), BAD, ids=lambda v: str(v)[:30])
+def test_wrong_flags(tmp_path, folder, values, words):
+  with pytest.raises(DepthMupError, match=words):
+    run(tmp_path / "w", folder, **values)
+  assert not (tmp_path / "w" / "config.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DATA.is_dir(), reason="Omniglot's small archives are absent")
+def test_the_official_small_sets(tmp_path):
+  """300 meta-steps: far from the end, but width and the limit tell already."""
+  names = ("train_sets", "test_sets", "ways", "batch_size")
+  own = {n: omniglot_maml.omniglot_config.flags.FLAGS[n].default for n in names}
+  run(
+    tmp_path,
+    str(DATA),
+    **own,
+    widths=["2", "32", "512"],
+    steps=300,
+    baselines=[],
+    test_tasks=1600,
+  )
+  found = json.loads((tmp_path / "summary.json").read_text())["omniglot_maml"]
+  assert found["rises"]["seen"] is True
+  assert found["chance"]["seen"] is True
