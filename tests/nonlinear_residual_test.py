@@ -180,6 +180,7 @@ def test_nets_beyond_one_half_follow_the_ode():
 X, Y = data(3, 2)
 WRONG = {
   "activation": ({"activation": "swish"}, "activation='swish' is unknown: expected one of"),
+  "kink": ({"activation": jax.nn.relu}, "relu"),
   "number": ({"activation": 3}, "activation=3 is unknown"),
   "zero": ({"inputs": X * [[[1], [0]]]}, "input 1 of step 0 is zero"),
   "depth": ({"depth": 1.5}, "depth=1.5"),

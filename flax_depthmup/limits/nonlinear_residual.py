@@ -47,6 +47,7 @@ import jax.numpy as jnp
 from flax_depthmup.checks import check_size
 from flax_depthmup.errors import DepthMupError
 from flax_depthmup.exponents import Exponent, as_exponent
+from flax_depthmup.limits.activation import derivatives
 from flax_depthmup.limits.gaussian_duals import gaussian_duals
 from flax_depthmup.limits.residual_checks import check_finite, check_run, check_scale
 from flax_depthmup.limits.residual_training import (
@@ -124,7 +125,8 @@ def residual_ode(
   are the coefficients on U and V, and the features have no randomness of the hidden
   layers (the redundant part of the class, feature collapse). For alpha < 1 the limit
   does not depend on alpha. At alpha = 1 a block is no longer linear in its update (the
-  b of `nonlinear_residual` is O(1)), so only the linear net has this limit there.
+  b of `nonlinear_residual` is O(1)): only the linear net has this limit there, others
+  that of `nonlinear_ode`.
 
   Args:
     inputs: [T, B, d_in], one batch a step, no input zero.
@@ -148,7 +150,7 @@ def residual_ode(
   if exponent == 1 and activation != "identity":
     raise DepthMupError(
       "alpha=1 with a nonlinear activation: its blocks are not linear in their update, "
-      "and this is no limit of theirs; take alpha < 1 or activation='identity'"
+      "and nonlinear_ode is their limit; else take alpha < 1 or activation='identity'"
     )
   return _run(
     inputs,
@@ -178,6 +180,8 @@ def _run(
   """At v = a^2/L, or 0 without noise, and kappa = eta a^2/L."""
   check_size(depth, "depth")
   gaussian_duals(law.activation)  # raises where there are none
+  if callable(law.activation):
+    derivatives(law.activation, 2)  # raises on kinks, whose phi'' is not what jax says
   inputs, targets = check_run(inputs, targets, loss_derivative, d_out)
   norms = jnp.abs(inputs).sum(-1)
   if not isinstance(norms, jax.core.Tracer) and not (norms > 0).all():
