@@ -102,19 +102,32 @@ def test_nets_follow_it_and_not_the_form_without_curvature():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PHI)
-def test_nets_of_every_kind_follow_it(name):
-  """n = 512, 12 seeds, L = 64 and 128 extrapolated to infinite depth.
+@pytest.mark.parametrize(
+  ("name", "steps", "seed", "eta", "flat"),
+  [
+    ("tanh", 5, 3, 1.0, 6),
+    ("shifted sine", 4, 1, 2.0, 5),
+    ("abs", 5, 3, 1.0, 4),
+    ("relu", 5, 3, 1.0, 0),
+  ],
+)
+def test_nets_of_every_kind_follow_it(name, steps, seed, eta, flat):
+  """n = 512, 24 seeds, L = 64 and 128 extrapolated to infinite depth.
 
-  Within 4 standard errors of the extrapolated mean, or 0.02.
+  Outputs and kernel are within 4 standard errors (1.3 were measured, so that it does not
+  flake), and somewhere more than `flat` from the form without curvature, whose
+  distances were 14.9, 9.4, 6.3; relu cannot tell (2.7).
   """
   phi, net = PHI[name]
-  x, y = data()
-  half, whole = (nets(net, x, y, depth, 512, 12) for depth in (64, 128))
+  x, y = data(steps, seed=seed)
+  half, whole = (nets(net, x, y, depth, 512, 24, eta) for depth in (64, 128))
   mean = 2 * whole.mean(0) - half.mean(0)
-  error = np.hypot(2 * whole.std(0), half.std(0)) / 12**0.5
-  gap = np.abs(mean - values(limit(phi, x, y)))
-  assert (gap < np.maximum(4 * error, 0.02)).all(), (gap, error)
+  error = np.hypot(2 * whole.std(0), half.std(0)) / 24**0.5
+  ours, without = (
+    values(limit(phi, x, y, learning_rate=eta, curvature=c)) for c in (True, False)
+  )
+  assert (np.abs(mean - ours) < 4 * error).all()
+  assert (np.abs(mean - without) / error).max() > flat
 
 
 @pytest.mark.parametrize("name", PHI)

@@ -8,12 +8,17 @@ import numpy as np
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def test_python_blocks_run(capsys):
-  blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-  assert len(blocks) == 4
+def run_blocks(page):
+  blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
   names: dict = {}
   for block in blocks:
     exec(block, names)
+  return len(blocks), names
+
+
+def test_python_blocks_run(capsys):
+  count, names = run_blocks("README.md")
+  assert count == 5
   assert "redundant (ODE)" in capsys.readouterr().out
   scanned = names["stack"].apply({"params": names["block_params"]}, np.ones((8, 128)))
   assert np.isfinite(scanned).all()
@@ -21,10 +26,18 @@ def test_python_blocks_run(capsys):
   assert names["text"].shape == (8, 8)
   assert names["check"].passed is not False
   assert {s.probe for s in names["check"].slopes} == {"training", "eps", "decay"}
+  assert names["deep"].outputs.error < 0.05
+
+
+def test_the_page_of_the_limits_runs():
+  count, names = run_blocks("docs/limits.md")
+  assert count == 1
+  assert names["run"].outputs.shape == (10, 4, 1)
+  assert names["deep"].outputs.error < 0.01
 
 
 def test_what_it_links_to_is_there():
-  for name in ("README.md", "experiments/README.md"):
+  for name in ("README.md", "experiments/README.md", "docs/limits.md"):
     text = (ROOT / name).read_text()
     for path in re.findall(
       r"\]\(([^)h][^)]*)\)|`(tests/\w+\.py|flax_depthmup/[\w/]+\.py)`", text

@@ -31,9 +31,15 @@ With beta = m b, response rho, sigma (S = sqrt(v) sigma) and (z_t, z_s) ~ N(0, C
   noise of h: Cov(G phi(z_t), G phi(z_s)),  of g: E[phi' phi'] C1_ts
 
 (r over all samples not later than t, s over those before; for samples of one step,
-beta and kappa are absent.) For odd phi the terms with phi'' G phi vanish. The paper's
-Definition E.1 has no terms in phi'' and phi'''; `curvature=False` leaves them out, which
-is what finite nets do not do. Layer: jax.
+beta and kappa are absent.)
+
+**Confirmed.** The paper's Definition E.1 has no terms in phi'' and phi''';
+`curvature=False` leaves them out. Outputs and kernels of nets of n = 512 (24 seeds, L = 64
+and 128 extrapolated, four and five steps at a = 1) agree with the formula above within
+1.3 standard errors for tanh, sin(z + 0.7), relu and |x|; without the terms they are
+14.9 (tanh), 9.4 (sin(z + 0.7)), 6.3 (|x|) and 2.7 (relu) standard errors off, the outputs
+by up to 0.09, 0.11, 0.05 and 0.02. The table stands in docs/limits.md, and the check in
+tests/nonlinear_residual_test.py (slow). Layer: jax.
 """
 
 import dataclasses
