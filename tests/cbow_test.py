@@ -11,7 +11,7 @@ from experiments._lib import word2vec_demo
 from experiments._lib.word2vec_sampler import Epoch, Sampling
 from experiments._lib.word2vec_vocabulary import build
 from flax_depthmup import DepthMupError
-from flax_depthmup.limits.cbow import (
+from flax_depthmup.limits import (
   CbowPositions,
   cbow_batched_step,
   cbow_sequential_step,

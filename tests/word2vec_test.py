@@ -284,6 +284,7 @@ def test_claims():
   narrow = {16: 0.2, 32: 0.3, 64: 0.3, 128: 0.3, "limit": 0.43}
   assert seen(records(narrow))[1] is None
   assert seen(records(RISING, accuracy=0.01))[2] is False
+  assert seen(records(RISING, accuracy=0.0), questions=20)[2] is None
   without = {w: p for w, p in RISING.items() if w != "limit"}
   assert seen(records(without, lambda n: None)) == [None, None, True]
 
