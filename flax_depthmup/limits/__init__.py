@@ -53,6 +53,8 @@ from flax_depthmup.limits.linear_net import linear_step
 from flax_depthmup.limits.linear_net import linear_update
 from flax_depthmup.limits.linear_net import sample_linear_net
 from flax_depthmup.limits.linear_residual import linear_residual
+from flax_depthmup.limits.nonlinear_ode import NonlinearOde
+from flax_depthmup.limits.nonlinear_ode import nonlinear_ode
 from flax_depthmup.limits.nonlinear_residual import nonlinear_residual
 from flax_depthmup.limits.nonlinear_residual import residual_ode
 from flax_depthmup.limits.one_hidden import OneHiddenTrajectory
@@ -81,6 +83,7 @@ __all__ = [
   "KernelExpansion",
   "Kernels",
   "LinearNet",
+  "NonlinearOde",
   "OneHiddenNet",
   "OneHiddenTrajectory",
   "ParticleLimit",
@@ -117,6 +120,7 @@ __all__ = [
   "linear_update",
   "mlp_covariance",
   "mlp_ntk",
+  "nonlinear_ode",
   "nonlinear_residual",
   "one_hidden_kernel",
   "one_hidden_limit",
