@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from flax_depthmup import DepthMupError
-from flax_depthmup.limits import dual_covariance
-from flax_depthmup.limits.kernel_expansion import (
+from flax_depthmup.limits import (
   accumulate,
+  dual_covariance,
   empty_expansion,
   expansion_outputs,
   linear_kernel,

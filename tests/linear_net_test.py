@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flax_depthmup import DepthMupError
-from flax_depthmup.limits.linear_net import (
+from flax_depthmup.limits import (
   LinearNet,
   finite_linear_net,
   infinite_linear_net,

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 from absl import flags
@@ -14,7 +15,7 @@ from experiments._lib.omniglot_kernels import KernelLearner
 from experiments._lib.omniglot_learning import Settings
 from experiments._lib.omniglot_linear import LinearLearner
 from flax_depthmup import DepthMupError
-from flax_depthmup.limits.kernel_expansion import linear_kernel, relu_nngp, relu_ntk
+from flax_depthmup.limits import linear_kernel, relu_nngp, relu_ntk
 
 _SET = "Archives without .zip, or ARCHIVE/ALPHABET, for "
 _TRAIN = flags.DEFINE_list("train_sets", ["images_background_small1"], f"{_SET}training.")
@@ -44,11 +45,12 @@ _TEST_INNER_STEPS = flags.DEFINE_integer("test_inner_steps", 20, "Likewise, in t
 _TEST_TASKS = flags.DEFINE_integer("test_tasks", 1600, "Tasks of the test.")
 _VALIDATION_TASKS = flags.DEFINE_integer("validation_tasks", 3200, "Of a validation.")
 _META_CLIP = flags.DEFINE_float("meta_clip", 0.5, "Bound on the meta-gradient's norm.")
-_META_LR = flags.DEFINE_float("meta_lr", None, "Of every model; else the paper's.")
+_META_LR = flags.DEFINE_float(
+  "meta_lr", None, "Of linear nets of all widths; else the paper's for each width."
+)
 _SIGMA_U = flags.DEFINE_float("init_sigma_u", None, "Of input weights; likewise.")
 _SIGMA_V = flags.DEFINE_float("init_sigma_v", None, "Of output weights; likewise.")
-_SIGMA_B = flags.DEFINE_float("init_sigma_b", None, "Of a kernel's biases; likewise.")
-_BIAS = flags.DEFINE_float("bias_multiplier", None, "Of linear nets; likewise.")
+_BIAS = flags.DEFINE_float("bias_multiplier", None, "Of hidden biases; likewise.")
 
 NAME = "omniglot_maml"
 #: Shared flags that mean nothing here.
@@ -61,13 +63,19 @@ _FOREIGN = (
 
 
 class _Tuned(NamedTuple):
-  """What the paper found best for a model, by validation."""
+  """What the paper found best for a linear net, by validation."""
 
   meta_lr: float
-  sigma_u: float = 1.0
-  sigma_v: float = 1.0
-  sigma_b: float = 0.0
-  bias_multiplier: float = 0.0
+  sigma_u: float
+  sigma_v: float
+  bias_multiplier: float
+
+
+class _TunedKernel(NamedTuple):
+  """Likewise for a kernel."""
+
+  meta_lr: float
+  kernel: Callable
 
 
 #: log2 of the width -> its own; the limit has those of the widest.
@@ -80,9 +88,9 @@ _LINEAR = {
 }
 #: The linear kernel's rate is not stated in the paper; it is that of the others.
 _KERNELS = {
-  "relu_nngp": _Tuned(meta_lr=0.05, sigma_u=1.0, sigma_b=1.0),
-  "relu_ntk": _Tuned(meta_lr=0.05, sigma_u=0.25, sigma_v=1.0, sigma_b=1.0),
-  "linear_kernel": _Tuned(meta_lr=0.05),
+  "relu_nngp": _TunedKernel(0.05, relu_nngp(sigma_u=1.0, sigma_b=1.0)),
+  "relu_ntk": _TunedKernel(0.05, relu_ntk(sigma_u=0.25, sigma_v=1.0, sigma_b=1.0)),
+  "linear_kernel": _TunedKernel(0.05, linear_kernel),
 }
 
 
@@ -126,7 +134,6 @@ class Config:
   meta_lr: float | None
   init_sigma_u: float | None
   init_sigma_v: float | None
-  init_sigma_b: float | None
   bias_multiplier: float | None
 
   def __post_init__(self):
@@ -135,7 +142,7 @@ class Config:
         reading.positive(getattr(self, field.name), field.name)
     if self.meta_lr is not None:
       reading.positive(self.meta_lr, "meta_lr")
-    for name in ("init_sigma_u", "init_sigma_v", "init_sigma_b", "bias_multiplier"):
+    for name in ("init_sigma_u", "init_sigma_v", "bias_multiplier"):
       value = getattr(self, name)
       if value is not None and not (math.isfinite(value) and value >= 0):
         raise DepthMupError(f"--{name}={value}: expected a finite number of at least 0")
@@ -174,25 +181,18 @@ class Config:
 
   def learner(self, model: Model) -> LinearLearner | KernelLearner:
     """The program of a model, with the paper's hyperparameters where none are given."""
+    if model.name in _KERNELS:
+      tuned = _KERNELS[model.name]
+      return KernelLearner(tuned.kernel, tuned.meta_lr, self.settings())
     given = {
       "meta_lr": self.meta_lr,
       "sigma_u": self.init_sigma_u,
       "sigma_v": self.init_sigma_v,
-      "sigma_b": self.init_sigma_b,
       "bias_multiplier": self.bias_multiplier,
     }
-    tuned = _tuned(model)._replace(**{k: v for k, v in given.items() if v is not None})
-    own = {"meta_lr": tuned.meta_lr, "settings": self.settings()}
-    match model.name:
-      case "relu_nngp":
-        return KernelLearner(relu_nngp(tuned.sigma_u, tuned.sigma_b), **own)
-      case "relu_ntk":
-        sigmas = tuned.sigma_u, tuned.sigma_v, tuned.sigma_b
-        return KernelLearner(relu_ntk(*sigmas), **own)
-      case "linear_kernel":
-        return KernelLearner(linear_kernel, **own)
-    names = ("sigma_u", "sigma_v", "bias_multiplier")
-    return LinearLearner(model.width, *(getattr(tuned, n) for n in names), **own)
+    tuned = _tuned(model.width)._asdict()
+    tuned |= {k: v for k, v in given.items() if v is not None}
+    return LinearLearner(model.width, **tuned, settings=self.settings())
 
   def title(self) -> str:
     """Of the figure."""
@@ -200,12 +200,10 @@ class Config:
     return f"Omniglot, {task}, first-order MAML, {self.steps} meta-steps"
 
 
-def _tuned(model: Model) -> _Tuned:
-  if model.name in _KERNELS:
-    return _KERNELS[model.name]
-  if model.width is None:
+def _tuned(width: int | None) -> _Tuned:
+  if width is None:
     return _LINEAR[max(_LINEAR)]
-  log2 = math.log2(model.width)
+  log2 = math.log2(width)
   return _LINEAR[min(_LINEAR, key=lambda known: abs(known - log2))]
 
 
@@ -247,7 +245,6 @@ def from_flags() -> Config:
     meta_lr=_META_LR.value,
     init_sigma_u=_SIGMA_U.value,
     init_sigma_v=_SIGMA_V.value,
-    init_sigma_b=_SIGMA_B.value,
     bias_multiplier=_BIAS.value,
   )
 

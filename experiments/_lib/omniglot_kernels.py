@@ -7,6 +7,7 @@ meta-gradient is clipped by its norm in the space of the kernel.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,8 +20,7 @@ from experiments._lib.omniglot_learning import (
   loss_derivative,
   split,
 )
-from flax_depthmup.limits.kernel_expansion import (
-  Kernel,
+from flax_depthmup.limits import (
   KernelExpansion,
   accumulate,
   expansion_outputs,
@@ -36,12 +36,12 @@ class KernelLearner:
   """A function, zero at first, that is meta-trained.
 
   Attributes:
-    kernel: which functions.
+    kernel: (x [A, d], z [B, d]) -> [A, B], which functions.
     meta_lr: learning rate of meta-steps.
     settings: of the tasks.
   """
 
-  kernel: Kernel
+  kernel: Callable
   meta_lr: float
   settings: Settings
 

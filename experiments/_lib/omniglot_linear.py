@@ -19,7 +19,7 @@ from experiments._lib.omniglot_learning import (
   loss_derivative,
   split,
 )
-from flax_depthmup.limits.linear_net import (
+from flax_depthmup.limits import (
   LinearNet,
   finite_linear_net,
   infinite_linear_net,
