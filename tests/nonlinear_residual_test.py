@@ -13,6 +13,9 @@ from flax_depthmup.limits import (
   nonlinear_residual,
   residual_ode,
 )
+from flax_depthmup.limits.gaussian_duals import gaussian_duals
+from flax_depthmup.limits.nonlinear_residual import NonlinearLaw
+from flax_depthmup.limits.residual_training import Layer
 
 
 @pytest.fixture(autouse=True)
@@ -221,3 +224,26 @@ def test_wrong_input(name):
 def test_points_without_an_ode(alpha, phi, words):
   with pytest.raises(DepthMupError, match=words):
     residual_ode(X, Y, phi, alpha=alpha, depth=4, loss_derivative=square)
+
+
+def test_the_backward_law_obeys_steins_identity():
+  """E C_0 = E[z_s d dh_t/d eps], where y_t = e_t + eps S G phi and h_t = z_t + eps b dh.
+
+  The law is that derivative: what W^T shares with W to first order in S and b. 2 10^6
+  draws; standard errors are below 3e-3, and every term of the law is above 0.05.
+  """
+  rng, draws, n = np.random.default_rng(0), 2 * 10**6, 3
+  root0 = np.tril(rng.normal(size=(n, n)) * 0.5) + np.eye(n)
+  root1 = np.tril(rng.normal(size=(n, n)) * 0.5) + np.eye(n)
+  c0, c1 = root0 @ root0.T, root1 @ root1.T
+  shared, moved = np.tril(rng.normal(size=(n, n))), np.tril(rng.normal(size=(n, n)), -1)
+  earlier, not_later = np.tril(np.ones((n, n)), -1), np.tril(np.ones((n, n)))
+  layer = Layer(jnp.asarray(c1), jnp.asarray(shared), 1.0, 0.0, earlier, not_later)
+  pairs = gaussian_duals(shifted_sine)(jnp.asarray(c0))
+  e, noise = NonlinearLaw(shifted_sine, True).backward(layer, (pairs, moved))
+  z, own = root0 @ rng.normal(size=(n, draws)), root1 @ rng.normal(size=(n, draws))
+  phi, slope, bend = np.sin(z + 0.7), np.cos(z + 0.7), -np.sin(z + 0.7)
+  phi -= phi.mean(1, keepdims=True)
+  change = slope * (shared @ phi) + bend * own * (moved @ (slope * own))
+  np.testing.assert_allclose(e @ c0, change @ z.T / draws, atol=0.02)
+  np.testing.assert_allclose(noise, (slope * own) @ (slope * own).T / draws, atol=0.02)

@@ -159,8 +159,8 @@ def _group(
       x_all, dh, z = layer
       x_all = jax.lax.dynamic_update_slice(x_all, x, (place, 0))
       c, root = _covariance(x_all)
-      rows = jax.lax.dynamic_slice_in_dim(c, place, batch) * earlier
-      h = jax.lax.dynamic_slice_in_dim(root, place, batch) @ z - eta * a * rows @ dh
+      rows = -eta * a * jax.lax.dynamic_slice_in_dim(c, place, batch) * earlier
+      h = jax.lax.dynamic_slice_in_dim(root, place, batch) @ z + rows @ dh
       return x + a / depth * _centred(phi(h)), (x_all, h, rows)
 
     end, (x_all, h, rows) = jax.lax.scan(up, xi @ u, (past.x, past.dh, fresh))
@@ -169,10 +169,7 @@ def _group(
 
     def down(y: jax.Array, layer: Any) -> tuple[jax.Array, Any]:
       x_all, dh, tangent, h, rows = layer
-      slope, bend = _derivatives(phi, h)
-      dh_new = slope * _centred(y)
-      through = own[:, :, None] - eta * a * jnp.einsum("bs,srm->brm", rows, tangent)
-      tangent_new = (bend * _centred(y))[:, None, :] * through
+      dh_new, tangent_new = block_gradient(phi, h, _centred(y), own, rows, tangent)
       pull = tangent_new.mean(-1) - eta * a * (dh_new @ dh.T / particles) * earlier
       kept = (
         jax.lax.dynamic_update_slice(dh, dh_new, (place, 0)),
@@ -189,6 +186,36 @@ def _group(
   past = _Past(nothing, nothing, jnp.zeros((depth, n, n, particles), dtype))
   with jax.default_matmul_precision("highest"):
     return jax.lax.scan(step, past, (jnp.arange(steps), inputs, targets))[1]
+
+
+def block_gradient(
+  phi: Callable[[jax.Array], jax.Array],
+  h: jax.Array,
+  y: jax.Array,
+  own: jax.Array,
+  moved: jax.Array,
+  tangent: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+  """dh = phi'(h) y of a step's samples, and its derivatives by all fresh h^.
+
+  Args:
+    phi: the activation.
+    h: [B, M], h^ + moved @ dh of the earlier samples.
+    y: [B, M] of mean zero.
+    own: [B, N] which of all samples these are.
+    moved: [B, N] zero but for earlier samples.
+    tangent: [N, N, M] derivatives of dh of the earlier samples: dh, h^, draw.
+
+  Returns:
+    [B, M] and [B, N, M].
+  """
+
+  def slope(z: jax.Array) -> jax.Array:
+    return jax.jvp(phi, (z,), (jnp.ones_like(z),))[1]
+
+  first, second = jax.jvp(slope, (h,), (jnp.ones_like(h),))
+  through = own[:, :, None] + jnp.einsum("bs,srm->brm", moved, tangent)
+  return first * y, (second * y)[:, None, :] * through
 
 
 def _covariance(x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -209,12 +236,3 @@ def _orthonormal(draws: jax.Array) -> jax.Array:
 
 def _centred(x: jax.Array) -> jax.Array:
   return x - x.mean(-1, keepdims=True)
-
-
-def _derivatives(phi: Any, h: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """phi' and phi'' at h."""
-
-  def slope(z: jax.Array) -> jax.Array:
-    return jax.jvp(phi, (z,), (jnp.ones_like(z),))[1]
-
-  return jax.jvp(slope, (h,), (jnp.ones_like(h),))
