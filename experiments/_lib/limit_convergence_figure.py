@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments._lib.limit_convergence_cases import CASES
-from experiments._lib.limit_convergence_verdict import Records, by_size
+from experiments._lib.limit_convergence_verdict import Records, by_size, cases
 from experiments._lib.limit_slopes import rms
 from experiments._lib.sweeps_claims import Claim
 
@@ -32,11 +32,11 @@ def draw(
 
   paths = []
   for axis, (label, slope, law, title) in _AXES.items():
-    cases = [*dict.fromkeys(r["case"] for r in records if r["axis"] == axis)]
-    if not cases:
+    shown = cases(records, axis)
+    if not shown:
       continue
-    columns = min(_COLUMNS, len(cases))
-    rows = math.ceil(len(cases) / columns)
+    columns = min(_COLUMNS, len(shown))
+    rows = math.ceil(len(shown) / columns)
     figure, axes = plt.subplots(
       rows,
       columns,
@@ -44,15 +44,15 @@ def draw(
       layout="constrained",
       squeeze=False,
     )
-    for ax, case in zip(axes.flat, cases, strict=False):
+    for ax, case in zip(axes.flat, shown, strict=False):
       found = by_size(records, axis, case)
       _panel(ax, found, slope, claims[f"{axis}: {case}"])
       ax.set_title(CASES[case].words, fontsize=9)
-    for ax in axes.flat[len(cases) :]:
+    for ax in axes.flat[len(shown) :]:
       ax.set_axis_off()
     for ax in axes[:, 0]:
       ax.set_ylabel("rms deviation")
-    for ax in axes.flat[max(len(cases) - columns, 0) : len(cases)]:
+    for ax in axes.flat[max(len(shown) - columns, 0) : len(shown)]:
       ax.set_xlabel(label)
     figure.suptitle(f"{title}; dotted: {law}", fontsize=11)
     paths.append(folder / f"limit_convergence_{axis}.png")

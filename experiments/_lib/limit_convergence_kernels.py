@@ -14,11 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments._lib.limit_convergence_case import ByDepth, Case, doublings
-from flax_depthmup.limits import residual_covariance, residual_covariance_limit
-from flax_depthmup.limits.kernel_expansion import relu_nngp, relu_ntk
-from flax_depthmup.limits.kernels import (
+from flax_depthmup.limits import (
   Kernels,
   mlp_ntk,
+  relu_nngp,
+  relu_ntk,
+  residual_covariance,
+  residual_covariance_limit,
   residual_ntk,
   residual_ntk_limit,
 )

@@ -22,9 +22,15 @@ def claims(records: Records) -> dict[str, Claim]:
   """Axis and case -> claim."""
   found = {}
   for axis, check in (("width", _width), ("depth", _depth)):
-    for case in dict.fromkeys(r["case"] for r in records if r["axis"] == axis):
+    for case in cases(records, axis):
       found[f"{axis}: {case}"] = check(case, by_size(records, axis, case))
   return found
+
+
+def cases(records: Records, axis: str) -> list[str]:
+  """The cases of an axis, in the order of all cases."""
+  found = {r["case"] for r in records if r["axis"] == axis}
+  return [name for name in CASES if name in found]
 
 
 def by_size(records: Records, axis: str, case: str) -> dict[int, dict[str, Any]]:
