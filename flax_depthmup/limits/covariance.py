@@ -45,7 +45,7 @@ from flax_depthmup.checks import check_size
 from flax_depthmup.errors import DepthMupError
 
 #: Activation -> its slopes (p, m) to the right and to the left of zero, as above.
-_SLOPES = {"relu": (1.0, 0.0), "abs": (1.0, 1.0), "identity": (1.0, -1.0)}
+SLOPES = {"relu": (1.0, 0.0), "abs": (1.0, 1.0), "identity": (1.0, -1.0)}
 
 #: Rounding, relative to the largest entry, that an input covariance may carry: that of
 #: float32. Beyond it, asymmetry and negative eigenvalues are mistakes.
@@ -190,10 +190,10 @@ def correlation(k: Any) -> np.ndarray:
 
 def _dual(activation: str, mean_subtraction: bool) -> Callable[[np.ndarray], np.ndarray]:
   """The map D of covariances [k, k]; raises `DepthMupError` where it is not known."""
-  if not isinstance(activation, str) or activation not in _SLOPES:
+  if not isinstance(activation, str) or activation not in SLOPES:
     raise DepthMupError(
       f"activation={activation!r} has no closed form here: expected one of "
-      f"{', '.join(_SLOPES)}"
+      f"{', '.join(SLOPES)}"
     )
   if not isinstance(mean_subtraction, bool | np.bool_):
     raise DepthMupError(f"mean_subtraction={mean_subtraction!r}: expected True or False")
@@ -207,7 +207,7 @@ def _dual(activation: str, mean_subtraction: bool) -> Callable[[np.ndarray], np.
 
 def _unit_dual(c: np.ndarray, activation: str, mean_subtraction: bool) -> np.ndarray:
   """D(c): the dual at unit variances and correlations c."""
-  p, m = _SLOPES[activation]
+  p, m = SLOPES[activation]
   c = np.clip(c, -1.0, 1.0)
   product = (p * p + m * m) / 2 * _arc_cosine(c) + p * m * _arc_cosine(-c)
   return product - (p + m) ** 2 / (2 * math.pi) if mean_subtraction else product

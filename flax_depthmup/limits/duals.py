@@ -28,12 +28,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flax_depthmup.errors import DepthMupError
-from flax_depthmup.limits.covariance import dual_covariance
+from flax_depthmup.limits.covariance import SLOPES, dual_covariance
 
 Activation = str | Callable[[np.ndarray], Any]
 
-#: Activation -> its slopes (p, m) to the right and to the left of zero.
-_SLOPES = {"relu": (1.0, 0.0), "abs": (1.0, 1.0), "identity": (1.0, -1.0)}
 #: Hermite coefficients, and the nodes that give them: the trapezoidal rule is exact to
 #: rounding for functions analytic further than 1/20 from the real line.
 _DEGREES, _REACH, _STEP = 1024, 13.0, 0.01
@@ -90,7 +88,7 @@ def dual_derivative_covariance(k: Any, activation: Activation) -> np.ndarray:
 
 def unit_duals(c: np.ndarray, activation: str) -> Duals:
   """D and P at unit variances and correlations c, of any shape; relu, abs, identity."""
-  p, m = _SLOPES[activation]
+  p, m = SLOPES[activation]
   c = np.clip(c, -1.0, 1.0)
   kappa = (math.pi - np.arccos(c)) / (2 * math.pi)
   derivative = (p * p + m * m) * kappa - 2 * p * m * (0.5 - kappa)

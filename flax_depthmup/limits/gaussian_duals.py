@@ -30,12 +30,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from flax_depthmup.errors import DepthMupError
+from flax_depthmup.limits.covariance import SLOPES
 
 #: A kernel [N, N] -> the five expectations.
 Duals = Callable[[jax.Array], "PairExpectations"]
-
-#: Activation with a kink, or none -> its slopes (p, m) right and left of zero.
-_KINKED = {"relu": (1.0, 0.0), "abs": (1.0, 1.0), "identity": (1.0, -1.0)}
 
 _NODES = 96
 _TERMS = 72
@@ -66,12 +64,12 @@ def gaussian_duals(activation: str | Callable[[jax.Array], jax.Array]) -> Duals:
   """
   if callable(activation):
     return lambda kernel: _smooth(kernel, activation)
-  if not isinstance(activation, str) or activation not in _KINKED:
+  if not isinstance(activation, str) or activation not in SLOPES:
     raise DepthMupError(
-      f"activation={activation!r} is unknown: expected one of {', '.join(_KINKED)}, or a "
+      f"activation={activation!r} is unknown: expected one of {', '.join(SLOPES)}, or a "
       "function such as jnp.tanh"
     )
-  return lambda kernel: _kinked(kernel, *_KINKED[activation])
+  return lambda kernel: _kinked(kernel, *SLOPES[activation])
 
 
 def _smooth(kernel: jax.Array, phi: Callable[[jax.Array], jax.Array]) -> PairExpectations:
