@@ -284,3 +284,32 @@ def test_wrong_input():
     finite_embeddings(jax.random.key(0), 3, 2.5)
   with pytest.raises(DepthMupError, match="sigma_v=nan"):
     finite_embeddings(jax.random.key(0), 3, 2, float("nan"))
+
+
+@pytest.mark.parametrize("step", [cbow_sequential_step, cbow_batched_step])
+def test_embeddings_are_floats_of_one_type(step):
+  """Whole numbers would lose every move."""
+  whole = np.eye(WORDS, dtype=int)
+  for u, v in ((whole, 0 * whole), (1.0 * whole, whole), (whole, 1.0 * whole)):
+    with pytest.raises(DepthMupError, match="int32.*expected one floating type"):
+      step(u, v, positions(), 0.5, 0.0)
+  with pytest.raises(DepthMupError, match="u in float32 and v in bfloat16"):
+    step(jnp.eye(WORDS), jnp.eye(WORDS, dtype=jnp.bfloat16), positions(), 0.5, 0.0)
+
+
+@pytest.mark.parametrize("step", [cbow_sequential_step, cbow_batched_step])
+@pytest.mark.parametrize("wrong", [-1.0, float("nan"), "a", None, np.ones(2)], ids=repr)
+def test_rates_are_numbers(step, wrong):
+  with pytest.raises(DepthMupError, match="lr="):
+    step(*embeddings(), positions(), wrong, 0.0)
+  with pytest.raises(DepthMupError, match="weight_decay="):
+    step(*embeddings(), positions(), 0.1, wrong)
+
+
+def test_rates_may_be_arrays_of_no_axis():
+  u, v = embeddings()
+  drawn = positions()
+  want = batched(u, v, drawn, 0.25, 0.5)
+  rates = jnp.asarray(0.25), np.array(0.5)
+  found = jax.jit(lambda u, v: cbow_batched_step(u, v, drawn, *rates))(u, v)
+  np.testing.assert_allclose(found.u, want.u, atol=1e-6)

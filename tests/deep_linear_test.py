@@ -1,7 +1,11 @@
 """The limit of deep linear nets against Catalan numbers, figure 4 and finite nets."""
 
+import collections
+import functools
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import comb
@@ -183,6 +187,33 @@ def test_finite_nets_converge_over_many_doublings(depth, decoupled):
   assert rms(limit) > 0.1
 
 
+def test_targets_may_be_trees():
+  """Of arrays [T, ...], or listed step by step: the same run."""
+  x, y = data(4, 2, 2, 1)
+  goal = collections.namedtuple("Goal", "y scale")(y, np.arange(4.0))
+  net = {"hidden_layers": 2, "d_out": 1}
+
+  def scaled(f, target):
+    return target["scale"] * (f - target["y"])
+
+  listed = [{"y": y[t], "scale": float(t)} for t in range(4)]
+  want = deep_linear_limit(x, listed, scaled, 0.2, **net).outputs
+  of_dict = deep_linear_limit(x, goal._asdict(), scaled, 0.2, **net).outputs
+  np.testing.assert_array_equal(of_dict, want)
+  of_tuple = deep_linear_limit(
+    x, goal, lambda f, g: g.scale * (f - g.y), 0.2, **net
+  ).outputs
+  np.testing.assert_array_equal(of_tuple, want)
+  assert rms(want[2:]) > 0.01
+
+
+@pytest.mark.parametrize("scalar", [jnp.asarray, np.array, np.float32])
+def test_rates_of_no_axis(scalar):
+  x, y = data(3, 2, 2, 1)
+  run = functools.partial(deep_linear_limit, x, y, square, hidden_layers=2, d_out=1)
+  np.testing.assert_array_equal(run(scalar(0.25)).outputs, run(0.25).outputs)
+
+
 def call(**changes):
   x, y = data(3, 2, 2, 1)
   arguments = {
@@ -200,6 +231,31 @@ BAD = {
   "inputs": ({"inputs": np.ones((3, 2))}, r"inputs: found shape \(3, 2\)"),
   "ragged inputs": ({"inputs": [[1.0], [1.0, 2.0]]}, "inputs: found list"),
   "targets": ({"targets": np.ones((2, 2, 1))}, "targets: found 2, expected 3"),
+  "short tree": ({"targets": {"y": np.ones((2, 1))}}, r"shapes \(2, 1\), expected 3"),
+  "ragged tree": ({"targets": {"y": np.ones(3), "z": 1.0}}, r"\(3,\), \(\), expected 3"),
+  "empty tree": ({"targets": {}}, "shapes none, expected 3"),
+  "a list in a tree": ({"targets": {"y": [1.0, 2.0, 3.0]}}, "expected 3"),
+  "unsorted tree": ({"targets": {"y": np.ones(3), 1: np.ones(3)}}, "targets: found {'y'"),
+  "mapping of no tree": (
+    {"targets": collections.UserDict(a=1, b=2, c=3)},
+    "targets: found {'a'",
+  ),
+  "a key": (
+    {"targets": {"y": np.ones((3, 2, 1))}, "loss_derivative": lambda f, y: y["z"]},
+    "fails at step 0 .* targets of dict .KeyError: 'z'",
+  ),
+  "an attribute": (
+    {"loss_derivative": lambda f, y: y.foo},
+    r"targets of shape \(2, 1\) .AttributeError: .*foo",
+  ),
+  "an error of its own": ({"loss_derivative": lambda f, y: 1 / 0}, "ZeroDivisionError"),
+  "ragged target": (
+    {"targets": [[[1.0], [1.0, 2.0]]] * 3},
+    "loss_derivative fails .* targets of list .ValueError",
+  ),
+  "rate of arrays": ({"learning_rate": np.array("fast")}, "learning_rate='fast'"),
+  "nan of no axis": ({"learning_rate": jnp.asarray(math.nan)}, "learning_rate=nan"),
+  "a random key": ({"learning_rate": jax.random.key(0)}, "learning_rate="),
   "d_out": ({"d_out": 0}, "d_out=0"),
   "another d_out": ({"d_out": 2, "targets": np.ones((3, 2, 3))}, "broadcast"),
   "loss": ({"loss_derivative": lambda f, y: f[0]}, "loss_derivative returns shape"),

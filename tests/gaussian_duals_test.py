@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flax_depthmup import DepthMupError
 from flax_depthmup.limits import dual_covariance
-from flax_depthmup.limits.gaussian_duals import gaussian_duals
+from flax_depthmup.limits.gaussian_duals import check_smooth, gaussian_duals
 
 KERNEL = np.array([[1.3, 0.5, -0.9], [0.5, 0.6, 0.2], [-0.9, 0.2, 2.0]])
 
@@ -54,6 +55,33 @@ def test_tanh_is_accurate_to_some_millionths():
   found = gaussian_duals(jnp.tanh)(jnp.asarray(KERNEL))
   want = brute(np.tanh, np.tanh, KERNEL, True)
   np.testing.assert_allclose(found.branch, want, atol=5e-6)  # as the oracle is
+
+
+@pytest.mark.parametrize("c", [-0.9, 0.5, 0.99])
+def test_wide_gaussians_of_tanh(c):
+  """At variance 10, where `check_smooth` still lets tanh pass; 2,401 nodes each way."""
+  v, (x, w) = (
+    10.0,
+    (np.arange(-12, 12.001, 0.01), np.exp(-(np.arange(-12, 12.001, 0.01) ** 2) / 2)),
+  )
+  w = w / w.sum()
+  t = np.tanh
+  f = [t, lambda z: 1 - t(z) ** 2, lambda z: -2 * t(z) * (1 - t(z) ** 2)]
+  found = gaussian_duals(jnp.tanh)(jnp.array([[v, c * v], [c * v, v]]))
+  z = np.sqrt(v) * x
+  # E f(z) g(z') over z' given z, by the same nodes.
+  other = c * z[:, None] + np.sqrt(v * (1 - c * c)) * x[None, :]
+  for name, k in (("branch", 0), ("slope", 1), ("curvature", 2)):
+    want = w @ (f[k](z) * (f[k](other) @ w))
+    assert float(getattr(found, name)[0, 1]) == pytest.approx(want, rel=1e-4), name
+
+
+def test_gaussians_too_wide_for_the_terms_are_refused():
+  check_smooth(jnp.tanh, 10.0)
+  check_smooth(lambda z: 1.0 * z, 1e3)
+  check_smooth(lambda z: z**2, 1e3)
+  with pytest.raises(DepthMupError, match="not smooth enough on the scale of .* 16; scale"):
+    check_smooth(jnp.tanh, 16.0)
 
 
 @pytest.mark.parametrize("name", ["relu", "abs", "identity"])

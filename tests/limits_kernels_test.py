@@ -2,6 +2,7 @@
 
 import math
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.integrate import quad, solve_ivp
@@ -179,6 +180,13 @@ def test_no_time_and_no_multiplier_leave_the_boundary_layers():
     np.testing.assert_array_equal(found.hidden, np.zeros((2, 2)))
 
 
+def test_time_may_be_an_array_of_no_axis():
+  for time in (jnp.float32(0.5), np.array(0.5), jnp.asarray(0.5)):
+    found = residual_ntk_limit(pair(0.3), time, "relu", mean_subtraction=False)
+    want = residual_ntk_limit(pair(0.3), 0.5, "relu", mean_subtraction=False)
+    np.testing.assert_array_equal(found.ntk, want.ntk)
+
+
 def call(
   k=None, multipliers=(0.5, 0.5), time=1.0, depth=2, activation="relu", m=True, pre=True
 ):
@@ -201,6 +209,7 @@ BAD = {
   "times": ({"time": [0.5, 1.0]}, "time="),
   "a word": ({"time": "long"}, "time="),
   "nan": ({"time": math.nan}, "time="),
+  "an array of nan": ({"time": jnp.asarray(math.nan)}, "time=nan"),
   "a long time": ({"time": 1e5}, "leaves float64"),
   "the NTK alone": ({"time": 1900.0}, "the NTK leaves float64"),
   "a deep MLP": ({"depth": 2500}, "the NTK leaves float64"),

@@ -16,7 +16,7 @@ MNIST = pathlib.Path(__file__).parents[2] / "shared" / "data" / "mnist"
 TOY = {
   "widths": ["8", "16", "32"],
   "depth": 4,
-  "depths": ["4", "8", "16", "128"],
+  "depths": ["4", "8", "16", "64"],
   "times": ["1", "2"],
   "seeds": 3,
   "batch_size": 2,
@@ -96,7 +96,8 @@ def test_slopes_of_made_up_deviations():
 
 @pytest.mark.skipif(not MNIST.exists(), reason=f"no MNIST at {MNIST}")
 def test_on_mnist(tmp_path):
-  run(tmp_path, dataset="mnist", data_dir=str(MNIST), widths=["8", "16"], seeds=1)
+  fields = {"widths": ["8", "16"], "seeds": 1, "depths": ["4", "8", "16"]}
+  run(tmp_path, dataset="mnist", data_dir=str(MNIST), **fields)
   summary = json.loads((tmp_path / "summary.json").read_text())["linear_limit"]
   assert summary["features"]["seen"] is None  # two widths, one seed
 

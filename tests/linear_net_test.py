@@ -250,3 +250,41 @@ def test_wrong_input(values, words):
 def test_samples_need_a_width():
   with pytest.raises(DepthMupError, match="width=0"):
     sample_linear_net(jax.random.key(0), infinite_linear_net(1, 1, 1.0, 1.0), 0)
+
+
+def test_lists_are_arrays():
+  net, x, chi = infinite_linear_net(2, 1, 1.0, 1.0), [[1.0, 2.0]], [[1.0]]
+  found = linear_gradient(net, x, chi, 0.7)
+  for a, b in zip(found, linear_gradient(net, *map(jnp.array, (x, chi)), 0.7), strict=True):
+    np.testing.assert_array_equal(a, b)
+  moved = linear_step(net, x, jnp.ones((1, 1)), lr=0.5, loss_derivative=squared)
+  # f = 0 and chi = -1, so that v moves by eta h(x) = eta (1, 2, 0), u by eta v^T x^T.
+  np.testing.assert_allclose(moved.v, [[0.5, 1.0, 1.0]], atol=1e-6)
+  np.testing.assert_allclose(moved.u, [[1, 0], [0, 1], [0.5, 1.0]], atol=1e-6)
+  half = {"lr": np.array(0.5), "weight_decay": jnp.asarray(0.0)}
+  again = linear_step(net, x, jnp.ones((1, 1)), loss_derivative=squared, **half)
+  np.testing.assert_array_equal(again.v, moved.v)
+  narrow = linear_outputs(net, jnp.ones((1, 2), jnp.bfloat16))
+  assert narrow.shape == (1, 1)
+
+
+BAD_STEPS = [
+  ({"loss_derivative": 3}, "loss_derivative=3: expected a function"),
+  ({"loss_derivative": lambda f, y: None}, "the derivative of the loss: found NoneType"),
+  ({"loss_derivative": lambda f, y: f * 1j}, "the derivative of the loss: found complex64"),
+  ({"lr": "a"}, "lr='a'"),
+  ({"lr": math.nan}, "lr=nan"),
+  ({"lr": -0.1}, "lr=-0.1"),
+  ({"lr": np.ones(2)}, "lr=array"),
+  ({"weight_decay": None}, "weight_decay=None"),
+  ({"weight_decay": math.inf}, "weight_decay=inf"),
+  ({"x": "words"}, "x: found str"),
+  ({"x": [[1.0], [1.0, 2.0]]}, "x: found list"),
+]
+
+
+@pytest.mark.parametrize(("values", "words"), BAD_STEPS, ids=lambda v: str(v)[:30])
+def test_wrong_steps(values, words):
+  arguments = {"x": jnp.ones((1, 2)), "y": 1.0, "lr": 0.1, "loss_derivative": squared}
+  with pytest.raises(DepthMupError, match=words):
+    linear_step(infinite_linear_net(2, 1, 1.0, 1.0), **arguments | values)

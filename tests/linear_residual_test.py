@@ -170,6 +170,7 @@ def nets(x, y, depth, width, seeds, phi=None, eta=1.0):
   return np.asarray(jax.lax.map(run, jnp.arange(seeds)), float)
 
 
+@pytest.mark.slow
 def test_nets_reach_it_as_the_root_of_the_width():
   """64 seeds: the slope scatters by 0.03; widths 16 to 512 are five doublings."""
   x, y = signs()
@@ -205,17 +206,17 @@ def test_depth_is_reached_as_one_over_l_and_the_error_is_honest():
   def at(depth):
     return solve(x, y, depth)
 
-  limit = infinite_depth(at, depth=64)
+  limit = infinite_depth(at, depth=32)
   gaps = [
     np.abs(np.asarray(at(depth).outputs) - limit.outputs.value).max()
     for depth in (16, 32, 64)
   ]
   np.testing.assert_allclose(np.diff(np.log2(gaps)), -1, atol=0.15)
-  finer = infinite_depth(at, depth=256)
+  finer = infinite_depth(at, depth=64)
   for name in ("outputs", "forward_kernel", "backward_kernel"):
     rough, fine = getattr(limit, name), getattr(finer, name)
     assert np.abs(rough.value - fine.value).max() <= rough.error
-    assert fine.error < 1e-4 * np.abs(fine.value).max()
+    assert fine.error < 1e-3 * np.abs(fine.value).max()
   np.testing.assert_array_equal(limit.positions, [0, 0.25, 0.5, 0.75, 1])
 
 
@@ -247,13 +248,15 @@ def test_a_sample_without_a_loss_is_a_probe():
   assert np.abs(both.outputs[1:, 1]).min() > 0
 
 
-def test_float32_is_near_float64():
+def test_float32_is_float64_rounded_and_near_it_where_traced():
   x, y = data(10, 1)
-  goal = solve(x, y, 256, learning_rate=0.5).outputs
+  goal = solve(x, y, 64, learning_rate=0.5).outputs
   with jax.enable_x64(False):
-    found = solve(x, y, 256, learning_rate=0.5).outputs
-  assert found.dtype == np.float32
-  np.testing.assert_allclose(found, goal, atol=2e-4)
+    found = solve(x, y, 64, learning_rate=0.5).outputs
+    traced = jax.jit(lambda eta: solve(x, y, 64, learning_rate=eta).outputs)(0.5)
+  assert found.dtype == traced.dtype == np.float32
+  np.testing.assert_array_equal(found, np.float32(goal))
+  np.testing.assert_allclose(traced, goal, atol=2e-4)
 
 
 X, Y = data(3, 2, 2)
@@ -267,6 +270,8 @@ WRONG = {
   "rate": ({"learning_rate": -1.0}, "learning_rate=-1.0: expected a finite number above 0"),
   "multiplier": ({"branch_multiplier": np.inf}, "branch_multiplier=inf"),
   "alpha": ({"alpha": "half"}, "alpha"),
+  "complex": ({"inputs": X * 1j}, "inputs: expected an array of real numbers"),
+  "loss's own": ({"loss_derivative": lambda f, y: y["z"]}, "loss_derivative fails on"),
   "no loss": ({"loss_derivative": 3}, "loss_derivative=3: expected a function"),
   "sum": ({"loss_derivative": lambda f, y: (f - y).sum()}, r"gives shape \(\), expected"),
   "clash": ({"loss_derivative": lambda f, y: f @ y}, "loss_derivative fails on outputs"),
@@ -285,5 +290,36 @@ def test_wrong_input(name):
 def test_wrong_positions_and_layers():
   with pytest.raises(DepthMupError, match=r"position 0.3 is no layer of a net of depth 8"):
     infinite_depth(lambda d: solve(X, Y, d), depth=8, positions=(0.3,))
-  with pytest.raises(DepthMupError, match="layer=5: expected 0 to 4"):
-    layer_coefficients(solve(X, Y, 4), 5)
+  for layer in (5, True, 1.0):
+    with pytest.raises(DepthMupError, match=f"layer={layer}: expected 0 to 4"):
+      layer_coefficients(solve(X, Y, 4), layer)
+  assert layer_coefficients(solve(X, Y, 4), np.int64(2))[0][0].shape == (6, 6, 4)
+
+
+def test_what_is_no_solver_of_order_one_is_refused():
+  with pytest.raises(DepthMupError, match="solve gives int at depth 8, not a Residual"):
+    infinite_depth(lambda d: d, depth=8)
+  with pytest.raises(DepthMupError, match="solve gives int"):
+    infinite_depth(3, depth=8)
+  with pytest.raises(DepthMupError, match=r"the error is not 1/L yet.*residual_ode"):
+    infinite_depth(lambda d: solve(X, Y, d, alpha=0.75, gamma=0.25), depth=32)
+  found = infinite_depth(lambda d: solve(X, Y, d), depth=100, positions=(0.07, 0.29))
+  np.testing.assert_allclose(found.positions, (0.07, 0.29))
+
+
+def test_kernels_that_leave_floating_point_are_refused():
+  """Outputs are zero before the first update, whatever the kernels are."""
+  ones = np.ones((1, 1, 1))
+  with pytest.raises(DepthMupError, match="the features leave floating point"):
+    solve(ones, 10 * ones, 1020, alpha=0, gamma=0)
+
+
+def test_a_loss_derivative_of_integers_counts():
+  def sign(f, y):
+    return jnp.sign(y).astype(jnp.int32)
+
+  def real(f, y):
+    return jnp.sign(y)
+
+  found = [linear_residual(X, Y, depth=4, loss_derivative=c).outputs for c in (sign, real)]
+  np.testing.assert_array_equal(*found)

@@ -61,6 +61,25 @@ def test_nets_follow_it_and_not_the_form_that_is_linear_in_the_updates():
   assert np.abs(mean - np.asarray(linear)).max() > 0.2
 
 
+@pytest.mark.slow
+def test_nets_with_batches_and_several_outputs_follow_it():
+  """sin(z + 0.7), B = 2, d_out = 2, n = 512, L = 64, 24 seeds; within 4 errors or 0.02."""
+  rng = np.random.default_rng(5)
+  x, y = rng.normal(size=(4, 2, 2)) / 2**0.5, rng.normal(size=(4, 2, 2))
+  fields = {"depth": 64, "loss_derivative": square, "d_out": 2}
+  ours = nonlinear_ode(x, y, shifted_sine, particles=8192, **fields)
+  single = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
+  nets = [
+    finite_residual.train(
+      jax.random.key(s), *single, 1 / 64, 1.0, width=512, phi=shifted_sine, **fields
+    ).outputs
+    for s in range(24)
+  ]
+  error = np.hypot(np.std(nets, 0) / 24**0.5, ours.outputs_error)
+  gap = np.abs(np.mean(nets, 0) - ours.outputs)
+  assert (gap < np.maximum(4 * error, 0.02)).all()
+
+
 def test_the_derivatives_by_fresh_gaussians_obey_steins_identity():
   """sum_r E[d dh_t/d h^_r] C_rs = E[h^_s dh_t], h^ ~ N(0, C) independent of y.
 

@@ -216,6 +216,19 @@ def test_relu_is_fine_here():
 
 # Input --------------------------------------------------------------------------------
 
+ONE = OneHiddenNet([[1.0, 2.0]], [[1.0]], [1.0])
+
+
+def test_nets_and_rates_of_lists_and_scalars():
+  x = [[0.5, 0.25]]
+  assert one_hidden_outputs(ONE, x, identity) == pytest.approx(1.0)
+  assert one_hidden_kernel(ONE, x, identity) == pytest.approx(1.0)
+  for rate in (jnp.asarray(0.5), np.array(0.5), np.float32(0.5)):
+    after, _ = one_hidden_step(ONE, x, 0.0, square, rate, identity)
+    assert after.v == pytest.approx(0.5)
+    ours = one_hidden_limit(ONE, [x, x], np.zeros((2, 1, 1)), square, rate, identity)
+    assert one_hidden_outputs(after, x, identity) == pytest.approx(ours.outputs[1])
+
 
 def call(net=None, **changes):
   arguments = {
@@ -241,6 +254,8 @@ BAD = {
     {"net": OneHiddenNet(np.ones((3, 1)), np.ones((2, 1)), np.ones(3) / 3)},
     r"shapes \(3, 1\), \(2, 1\), \(3,\)",
   ),
+  "nan net": ({"net": ONE._replace(v=[[math.nan]])}, "net: v is not finite everywhere"),
+  "weights of 10": ({"net": ONE._replace(weights=[10.0])}, "weights sum to 10, expected 1"),
   "a net of words": ({"net": OneHiddenNet("u", "v", "w")}, "net of u, v, weights"),
   "an array of no axis": ({"targets": np.array(1.0)}, "targets: found array"),
   "a target": ({"targets": 1.0}, "targets: found 1.0"),

@@ -10,6 +10,7 @@ import pytest
 
 from experiments._lib.finite_mlp import train_finite
 from flax_depthmup import DepthMupError
+from flax_depthmup.limits.activation import derivatives
 from flax_depthmup.limits.deep_linear import deep_linear_limit
 from flax_depthmup.limits.one_hidden import one_hidden_limit
 from flax_depthmup.limits.one_hidden_nets import sobol_net
@@ -270,3 +271,29 @@ def test_bad_input(name):
 @pytest.mark.parametrize("phi", [jax.nn.gelu, jax.nn.silu, jnp.sin, jax.nn.elu])
 def test_smooth_phi(phi):
   call(phi=phi)
+
+
+@pytest.mark.parametrize(
+  ("phi", "order", "words"),
+  [
+    (jnp.sign, 1, "phi jumps .* 1 of phi; jumps are .* that is continuous, such"),
+    (jax.nn.relu, 2, "first .* 2 of phi; kinks are .* with its first derivative, such"),
+    (jax.nn.elu, 3, "second .* 3 of phi; kinks are .* its first two derivatives, such"),
+  ],
+)
+def test_kinks_are_not_supported(phi, order, words):
+  with pytest.raises(DepthMupError, match=f"phi={phi.__name__}: .*{words}"):
+    derivatives(phi, order)
+
+
+def test_kinks_of_the_last_derivative_are_fine():
+  phi, slope = derivatives(jax.nn.elu, 1)(np.array([-1.0, 2.0]))
+  np.testing.assert_allclose([phi, slope], [[math.exp(-1) - 1, 2], [math.exp(-1), 1]])
+
+
+def test_the_third_derivative():
+  h = np.linspace(-2, 2, 7)
+  t = np.tanh(h)
+  wanted = t, 1 - t**2, -2 * t * (1 - t**2), (6 * t**2 - 2) * (1 - t**2)
+  np.testing.assert_allclose(derivatives(jnp.tanh, 3)(h), wanted, atol=1e-14)
+  assert len(derivatives(jax.nn.gelu, 3)(h)) == 4

@@ -36,6 +36,14 @@ def test_the_page_of_the_limits_runs():
   assert names["deep"].outputs.error < 0.01
 
 
+def test_no_placeholder_is_left():
+  for name in ("README.md", "experiments/README.md", "docs/limits.md"):
+    left = re.findall(
+      r"\b(?:LL|LD|LC|OM)(?:MIN|NUM|CMD)\b|MEASURED_\w+", (ROOT / name).read_text()
+    )
+    assert not left, f"{name}: {left}"
+
+
 def test_what_it_links_to_is_there():
   for name in ("README.md", "experiments/README.md", "docs/limits.md"):
     text = (ROOT / name).read_text()

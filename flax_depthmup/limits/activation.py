@@ -1,9 +1,9 @@
 """An activation and its derivatives, in float64, and whether they are what they say.
 
-The limits of trained nets hold expectations of phi, phi' and phi'' of Gaussians. The
-derivatives are those of jax; where phi or phi' jumps, jax says 0 and an expectation is
-silently wrong. Stein's identity, E phi'(z) = E (z - E z) phi(z) for Gaussian z of
-variance 1, shows it. Layer: jax, numpy.
+The limits of trained nets hold expectations of phi and up to three derivatives of
+Gaussians. The derivatives are those of jax; where one jumps, jax says 0 of the next and
+an expectation is silently wrong. Stein's identity, E phi'(z) = E (z - E z) phi(z) for
+Gaussian z of variance 1, shows it. Layer: jax, numpy.
 """
 
 import functools
@@ -23,6 +23,13 @@ _GRID = np.linspace(-9.0, 9.0, 18001)
 #: Mismatch of the identity, relative to the sizes of its sides, that counts as a jump. A
 #: kink costs the grid less than 1e-3.
 _JUMP = 0.02
+_NAMES = ("phi", "the first derivative of phi", "the second derivative of phi")
+#: What phi must be for 1, 2 and 3 derivatives.
+_SMOOTH = (
+  "continuous",
+  "continuous with its first derivative",
+  "continuous with its first two derivatives",
+)
 
 
 def derivatives(phi: Any, order: int) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]:
@@ -30,15 +37,15 @@ def derivatives(phi: Any, order: int) -> Callable[[np.ndarray], tuple[np.ndarray
 
   Args:
     phi: elementwise function of jax arrays, such as `jax.numpy.tanh`.
-    order: how many derivatives, 1 or 2. phi must be continuous for 1 (relu is fine), phi
-      and phi' for 2 (relu is not).
+    order: how many derivatives, 1 to 3; all but the last must be continuous. relu is fine
+      for 1 and not for 2, elu, whose phi'' jumps, for 2 and not for 3.
 
   Returns:
     Function of an array of shape [...], which returns `order` + 1 arrays of shape [...].
 
   Raises:
     DepthMupError: phi is no elementwise function that jax can differentiate, is not
-      finite, or jumps, or its derivative jumps with order 2.
+      finite, or phi or a derivative but the last jumps.
   """
   if not callable(phi) or not isinstance(phi, Hashable):
     raise DepthMupError(
@@ -101,8 +108,8 @@ def _check(
       sizes = density @ np.abs(high) + density @ np.abs(_GRID * low)
       # Not <=, so that what is not finite fails too.
       if not abs(sides[0] - sides[1]) <= _JUMP * sizes:
-        what = "phi" if n == 1 else "the first derivative of phi"
         raise DepthMupError(
-          f"phi={name}: {what} jumps or is not finite, and this limit takes derivative "
-          f"{n} of phi; give a phi that is smooth enough, such as jax.numpy.tanh"
+          f"phi={name}: {_NAMES[n - 1]} jumps or is not finite, and this limit takes "
+          f"derivative {n} of phi; {'jumps' if n == 1 else 'kinks'} are not supported "
+          f"here: give a phi that is {_SMOOTH[len(each) - 2]}, such as jax.numpy.tanh"
         )

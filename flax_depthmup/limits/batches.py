@@ -1,11 +1,12 @@
 """The training data of a limit: batches, learning rates and probe inputs, checked.
 
-Layer: numpy.
+Layer: jax, numpy.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from flax_depthmup.checks import check_nonnegative
@@ -21,7 +22,7 @@ class Batches(NamedTuple):
 
   Attributes:
     inputs: [T, B, d] in float64.
-    targets: T targets, each as the loss derivative takes them.
+    targets: T targets, each as the loss derivative takes it.
     rates: [T] learning rates.
     probes: [P, d] inputs that are looked at and not trained on.
   """
@@ -37,7 +38,8 @@ def check_batches(inputs: Any, targets: Any, learning_rate: Any, probes: Any) ->
 
   Args:
     inputs: [T, B, d].
-    targets: [T, ...].
+    targets: [T, ...], a list of T targets of any kind, or a tree of arrays [T, ...] that
+      is no list or plain tuple, such as a dict.
     learning_rate: one number of at least 0, or [T].
     probes: [P, d], or None for none.
 
@@ -47,14 +49,8 @@ def check_batches(inputs: Any, targets: Any, learning_rate: Any, probes: Any) ->
   """
   x = check_inputs(inputs, "inputs", ("T", "B", "d"))
   steps, d = len(x), x.shape[2]
-  try:
-    found = len(targets)
-  except TypeError:
-    found = repr(targets)
-  if found != steps:
-    raise DepthMupError(
-      f"targets: found {found}, expected {steps}, one for each of the steps of inputs"
-    )
+  targets = _by_step(targets, steps)
+  learning_rate = scalar(learning_rate)
   if np.ndim(learning_rate) == 0:
     check_nonnegative(learning_rate, "learning_rate")
   rates = real_array(learning_rate)
@@ -66,6 +62,27 @@ def check_batches(inputs: Any, targets: Any, learning_rate: Any, probes: Any) ->
     check_nonnegative(float(rate), "learning_rate")
   probes = np.zeros((0, d)) if probes is None else check_inputs(probes, "probes", ("P", d))
   return Batches(x, targets, np.broadcast_to(rates, (steps,)), probes)
+
+
+def _by_step(targets: Any, steps: int) -> Sequence[Any]:
+  """The target of each step."""
+  listed = isinstance(targets, list) or type(targets) is tuple
+  try:
+    if listed or jax.tree_util.all_leaves([targets]):
+      found = len(targets)
+      if found == steps:
+        return [targets[t] for t in range(steps)]
+    else:
+      leaves, tree = jax.tree.flatten(targets)
+      shapes = [np.shape(leaf) for leaf in leaves]
+      if shapes and all(shape[:1] == (steps,) for shape in shapes):
+        return [tree.unflatten([leaf[t] for leaf in leaves]) for t in range(steps)]
+      found = f"a tree of arrays of shapes {', '.join(map(str, shapes)) or 'none'}"
+  except (TypeError, ValueError, LookupError):
+    found = f"{targets!r:.60}"
+  raise DepthMupError(
+    f"targets: found {found}, expected {steps}, one for each of the steps of inputs"
+  )
 
 
 def check_inputs(values: Any, name: str, axes: tuple[str | int, ...]) -> np.ndarray:
@@ -91,7 +108,8 @@ def loss_gradient(
   """chi [B, d_out] of one step.
 
   Raises:
-    DepthMupError: the outputs are not finite, or chi is not of their shape.
+    DepthMupError: the outputs are not finite, the loss derivative raises anything, or chi
+      is not of their shape.
   """
   if not callable(loss_derivative):
     raise DepthMupError(
@@ -100,10 +118,12 @@ def loss_gradient(
   check_outputs(outputs, step)
   try:
     chi = real_array(loss_derivative(outputs, target))
-  except (TypeError, ValueError, IndexError) as error:
+  except Exception as error:  # of the caller's function: any
+    array = real_array(target)
+    given = type(target).__name__ if array is None else f"shape {array.shape}"
     raise DepthMupError(
       f"loss_derivative fails at step {step} on outputs of shape {outputs.shape} and "
-      f"targets of shape {np.shape(target)}: {error}"
+      f"targets of {given} ({type(error).__name__}: {error}); check what it does with them"
     ) from error
   if chi is None or chi.shape != outputs.shape:
     found = "no array of real numbers" if chi is None else f"shape {chi.shape}"
@@ -129,3 +149,26 @@ def real_array(values: Any) -> np.ndarray | None:
     return None if np.iscomplexobj(values) else np.asarray(values, np.float64)
   except (TypeError, ValueError):
     return None
+
+
+def scalar(value: Any) -> Any:
+  """The Python number of a numpy scalar or array of no axis; anything else as it is."""
+  concrete = isinstance(value, np.generic | np.ndarray | jax.Array)
+  if not concrete or isinstance(value, jax.core.Tracer) or np.ndim(value):
+    return value
+  try:
+    return np.asarray(value).item()
+  except TypeError:  # a key of jax.random
+    return value
+
+
+def check_rate(value: Any, name: str) -> Any:
+  """A learning rate or weight decay as a Python number, or as it is if traced.
+
+  Raises:
+    DepthMupError: it is no finite number of at least 0.
+  """
+  value = scalar(value)
+  if not isinstance(value, jax.core.Tracer):
+    check_nonnegative(value, name)
+  return value

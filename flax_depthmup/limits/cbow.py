@@ -42,6 +42,7 @@ import numpy as np
 
 from flax_depthmup.checks import check_nonnegative, check_size
 from flax_depthmup.errors import DepthMupError
+from flax_depthmup.limits.batches import check_rate
 
 
 class CbowPositions(NamedTuple):
@@ -165,19 +166,19 @@ def cbow_sequential_step(
   """The step at each of B positions, one after another, exactly as in the formulas.
 
   Args:
-    u: [|V|, h] input embeddings.
-    v: [|V|, h] output embeddings.
+    u: [|V|, h] input embeddings, of a floating type.
+    v: [|V|, h] output embeddings, of the same.
     positions: B of them.
-    lr: eta, a scalar.
-    weight_decay: gamma, a scalar.
+    lr: eta, a number of at least 0, or traced.
+    weight_decay: gamma, likewise.
     lazy: rows are shrunk when visited; else at every position all of both matrices
       lose eta gamma times what they were before it, as in the paper's pseudo-code.
 
   Raises:
-    DepthMupError: shapes do not fit, or a word is outside of the vocabulary.
+    DepthMupError: shapes or types do not fit, a word is outside of the vocabulary, or lr
+      or weight_decay is no such number.
   """
-  u, v, positions = _checked(u, v, positions)
-  decay = lr * weight_decay
+  u, v, positions, lr, decay = _checked(u, v, positions, lr, weight_decay)
 
   def visit(carry: Any, position: CbowPositions) -> tuple[Any, jax.Array]:
     u, v = carry
@@ -225,8 +226,7 @@ def cbow_batched_step(
   to first order in lr. A row visited m times in a batch moves by the sum of m gradients
   at one point, so keep B small against |V|.
   """
-  u, v, positions = _checked(u, v, positions)
-  decay = lr * weight_decay
+  u, v, positions, lr, decay = _checked(u, v, positions, lr, weight_decay)
   context, mask, targets, labels, weights = positions
   share = mask / jnp.maximum(mask.sum(axis=1, keepdims=True), 1)
   inputs, outputs = _rows(u, context), _rows(v, targets)
@@ -262,13 +262,18 @@ def _active(position: CbowPositions) -> jax.Array:
 
 
 def _checked(
-  u: jax.Array, v: jax.Array, positions: CbowPositions
-) -> tuple[jax.Array, jax.Array, CbowPositions]:
-  """All as jax arrays; raises `DepthMupError` for what would give wrong numbers."""
-  if jnp.ndim(u) != 2 or jnp.shape(u) != jnp.shape(v):
+  u: Any, v: Any, positions: CbowPositions, lr: Any, weight_decay: Any
+) -> tuple[jax.Array, jax.Array, CbowPositions, Any, Any]:
+  """Arrays of jax, lr, and lr times decay; raises `DepthMupError` for what is wrong."""
+  lr, weight_decay = check_rate(lr, "lr"), check_rate(weight_decay, "weight_decay")
+  u, v = jnp.asarray(u), jnp.asarray(v)
+  if u.dtype != v.dtype or not jnp.issubdtype(u.dtype, jnp.floating):
     raise DepthMupError(
-      f"u of shape {jnp.shape(u)} and v of shape {jnp.shape(v)}: expected one shape "
-      "[words, width]"
+      f"u in {u.dtype} and v in {v.dtype}: expected one floating type, such as float32"
+    )
+  if u.ndim != 2 or u.shape != v.shape:
+    raise DepthMupError(
+      f"u of shape {u.shape} and v of shape {v.shape}: expected one shape [words, width]"
     )
   shapes = [jnp.shape(x) for x in positions]
   good = all(len(shape) == 2 and shape[:1] == shapes[0][:1] for shape in shapes)
@@ -287,4 +292,5 @@ def _checked(
         f"{name} holds {words.min()} to {words.max()} in {words.dtype}: expected whole "
         f"numbers from 0 to {len(u) - 1}, the rows of u"
       )
-  return jnp.asarray(u), jnp.asarray(v), CbowPositions(*map(jnp.asarray, positions))
+  positions = CbowPositions(*map(jnp.asarray, positions))
+  return u, v, positions, lr, lr * weight_decay

@@ -15,7 +15,7 @@ layer and on the responses
   rho(l)[t, s]   = coefficient of x_t^(l-1) on g_s^l, over sqrt(v)
   sigma(l)[t, s] = coefficient of y_t^l on h_s^l, over sqrt(v)
 
-by a `law`, and are triangular in time, so that every step needs one march up and one
+by a `MarchLaw`, and are triangular in time, so that every step needs one march up and one
 down. A naive solver stores the coefficient of every vector at every layer on every noise
 of every layer, O(N^2 L^2). But the recursion is a linear two-point boundary value
 problem: with Z = (x, y), Z(l) = T_l Z(l-1) + noise and Phi(l) = T_l .. T_1,
@@ -37,7 +37,7 @@ import jax.numpy as jnp
 
 #: (kernel of the layer [N, N], response [N, N], extra of the layer) -> coupling [N, N],
 #: noise covariance [N, N], and what to keep of the layer.
-Law = Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, jax.Array, Any]]
+MarchLaw = Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, jax.Array, Any]]
 
 
 class Side(NamedTuple):
@@ -86,7 +86,7 @@ def idle(start: jax.Array, layers: int) -> Side:
 
 
 def march(
-  own: Side, other: Side, variance: Any, law: Law, extras: Any, alive: jax.Array
+  own: Side, other: Side, variance: Any, law: MarchLaw, extras: Any, alive: jax.Array
 ) -> March:
   """Takes the own side through the layers; the law gives the rows that are alive.
 
@@ -94,7 +94,7 @@ def march(
     own: its side. Rows that are new have couplings and noise zero.
     other: the other side, its layers in the order of the own side.
     variance: v of the noise; 0 for the ODE limits.
-    law: see `Law`.
+    law: see `MarchLaw`.
     extras: a tree of arrays [L, ...]; the law gets one layer of it at a time.
     alive: [N] 1.0 where a sample belongs to this step or an earlier one, else 0.0.
   """

@@ -1,7 +1,10 @@
 """From finite depths to infinite depth, with an estimate of the error.
 
-What a limit of width gives at depth L is a + b/L + c/L^2 + ..., so that depths L, 2L and
-4L, extrapolated twice (Richardson), are within O(1/L^3) of the limit. Layer: jax, numpy.
+What `linear_residual` at alpha = 1/2 or 1, `nonlinear_residual` and `residual_ode` give at
+depth L is a + b/L + c/L^2 + ..., so that depths L, 2L and 4L, extrapolated twice
+(Richardson), are within O(1/L^3) of the limit. `linear_residual` at alpha in (1/2, 1) is
+only within L^(1 - 2 alpha) of its own, which `residual_ode` gives directly; such an order
+is noticed and refused. Layer: jax, numpy.
 """
 
 from collections.abc import Callable, Sequence
@@ -54,16 +57,18 @@ def infinite_depth(
 
   Args:
     solve: depth -> the run, such as `lambda depth: linear_residual(x, y, depth=depth,
-      loss_derivative=chi)`, at a point of the class that has a limit in depth.
+      loss_derivative=chi)`, with an error of 1/L.
     depth: L; runs have L, 2L and 4L layers.
     positions: parts p of the depth at which kernels are wanted; p L is whole.
 
   Raises:
-    DepthMupError: a depth that is no whole number, or a position that is no layer.
+    DepthMupError: a depth that is no whole number, a position that is no layer, a solver
+      that gives no `ResidualTraining`, or outputs whose error is not 1/L.
   """
   check_size(depth, "depth")
   where = _layers(positions, depth)
-  runs = [solve(depth * k) for k in (1, 2, 4)]
+  runs = [_solved(solve, depth * k) for k in (1, 2, 4)]
+  _check_order([np.asarray(run.outputs, float) for run in runs])
 
   def kernel(name: str) -> Extrapolated:
     return _extrapolate(
@@ -84,13 +89,35 @@ def infinite_depth(
 def _layers(positions: Sequence[float], depth: int) -> np.ndarray:
   layers = []
   for p in positions:
-    if not (is_number(p) and 0 <= p <= 1 and float(p * depth).is_integer()):
+    whole = is_number(p) and abs(p * depth - round(p * depth)) < 1e-9 * depth
+    if not whole or not 0 <= p <= 1:
       raise DepthMupError(
         f"position {p!r} is no layer of a net of depth {depth}: expected p in [0, 1] with "
         "p times depth whole"
       )
-    layers.append(int(p * depth))
+    layers.append(round(p * depth))
   return np.array(layers, int)
+
+
+def _solved(solve: Callable[[int], ResidualTraining], depth: int) -> ResidualTraining:
+  run = solve(depth) if callable(solve) else solve
+  if not isinstance(run, ResidualTraining):
+    raise DepthMupError(
+      f"solve gives {type(run).__name__} at depth {depth}, not a ResidualTraining; give a "
+      "function of the depth, such as lambda depth: linear_residual(..., depth=depth)"
+    )
+  return run
+
+
+def _check_order(values: list[np.ndarray]) -> None:
+  """Raises `DepthMupError` unless differences about halve when the depth doubles."""
+  first, second = (np.sqrt(np.mean(d**2)) for d in np.diff(np.stack(values), axis=0))
+  if second > 1e-6 * np.abs(values[-1]).max() and not 1.6 < first / second < 3.0:
+    raise DepthMupError(
+      f"from one depth to twice it the outputs move by {first:.3g}, then by {second:.3g}: "
+      "the error is not 1/L yet, or not at all; take a larger depth, or, for alpha in "
+      "(1/2, 1), residual_ode"
+    )
 
 
 def _extrapolate(values: list[np.ndarray]) -> Extrapolated:

@@ -20,7 +20,7 @@ an integral (Hayou, arXiv 2310.01683; Bordelon et al., arXiv 2309.16620, proposi
 For unit inputs, relu, alpha = L^(-1/2): G(0) = e^(1/2) and hidden = e^(1/2)/2 = 0.8244.
 
 The MLP is that of `limits.covariance`: f one of the outputs Y_L itself, so that the
-layer L is the readout. Layer: numpy, scipy.
+layer L is the readout. Layer: jax, numpy, scipy.
 """
 
 from typing import Any, NamedTuple
@@ -30,6 +30,7 @@ from scipy.integrate import solve_ivp
 
 from flax_depthmup.checks import check_nonnegative
 from flax_depthmup.errors import DepthMupError
+from flax_depthmup.limits.batches import scalar
 from flax_depthmup.limits.covariance import (
   dual_covariance,
   mlp_covariance,
@@ -123,6 +124,7 @@ def residual_ntk_limit(
     DepthMupError: as `residual_covariance_limit`, or phi(W Y) has a mean.
   """
   _check_branch(activation, mean_subtraction, pre_nonlinearity)
+  time = scalar(time)
   check_nonnegative(time, "time")
   nngp = residual_covariance_limit(
     k0, [time], activation, mean_subtraction=mean_subtraction

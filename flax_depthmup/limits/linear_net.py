@@ -38,6 +38,7 @@ import jax.numpy as jnp
 
 from flax_depthmup.checks import check_nonnegative, check_size
 from flax_depthmup.errors import DepthMupError
+from flax_depthmup.limits.batches import check_rate
 
 
 class LinearNet(NamedTuple):
@@ -127,7 +128,7 @@ def linear_features(net: LinearNet, x: Any, bias_multiplier: float = 0.0) -> jax
   Raises:
     DepthMupError: x is not of shape [B, d].
   """
-  x = jnp.asarray(x)
+  x = _array(x, "x")
   if x.ndim != 2 or x.shape[1] != net.u.shape[1]:
     raise DepthMupError(
       f"x of shape {x.shape}: expected [B, {net.u.shape[1]}], one row an input of the net"
@@ -158,7 +159,8 @@ def linear_gradient(
   Raises:
     DepthMupError: x or chi is not of this shape.
   """
-  features, chi = linear_features(net, x, bias_multiplier), jnp.asarray(chi)
+  x, chi = _array(x, "x"), _array(chi, "the derivative of the loss")
+  features = linear_features(net, x, bias_multiplier)
   expected = (features.shape[0], net.v.shape[0])
   if chi.shape != expected:
     raise DepthMupError(
@@ -183,13 +185,15 @@ def linear_update(
   Args:
     net: w.
     gradient: g, such as a sum of `linear_gradient`.
-    lr: learning rate of this step, the same at every width.
+    lr: learning rate of this step, the same at every width; a number or traced.
     clip: bound on the norm over u, v and bias jointly, a Python number; None for none.
-    weight_decay: not decoupled from the learning rate.
+    weight_decay: not decoupled from the learning rate; a number or traced.
 
   Raises:
-    DepthMupError: clip is no positive finite number.
+    DepthMupError: lr or weight_decay is no finite number of at least 0, or clip no
+      positive finite number.
   """
+  lr, weight_decay = check_rate(lr, "lr"), check_rate(weight_decay, "weight_decay")
   rho = 1.0
   if clip is not None:
     check_nonnegative(clip, "clip")
@@ -218,18 +222,35 @@ def linear_step(
     net: before.
     x: [B, d] inputs.
     y: targets, as loss_derivative takes them.
-    lr: learning rate of this step.
+    lr: as in `linear_update`.
     loss_derivative: (f [B, d_out], y) -> dLoss/df [B, d_out], with 1/B for means.
     clip: bound on the norm of the gradient; None for none.
     weight_decay: as in `linear_update`.
     bias_multiplier: alpha; 0 is a net without bias.
 
   Raises:
-    DepthMupError: x or the derivative has another shape, or clip is not positive.
+    DepthMupError: x or the derivative has another shape, loss_derivative is no function,
+      or as `linear_update`.
   """
+  if not callable(loss_derivative):
+    raise DepthMupError(
+      f"loss_derivative={loss_derivative!r}: expected a function of outputs and targets"
+    )
   chi = loss_derivative(linear_outputs(net, x, bias_multiplier), y)
   gradient = linear_gradient(net, x, chi, bias_multiplier)
   return linear_update(net, gradient, lr=lr, clip=clip, weight_decay=weight_decay)
+
+
+def _array(values: Any, name: str) -> jax.Array:
+  try:
+    array = jnp.asarray(values)
+  except (TypeError, ValueError):
+    array = None
+  kinds = (jnp.floating, jnp.integer, jnp.bool_)
+  if array is None or not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
+    found = type(values).__name__ if array is None else array.dtype
+    raise DepthMupError(f"{name}: found {found}, expected an array of real numbers")
+  return array
 
 
 def _check(d: int, d_out: int, sigma_u: float, sigma_v: float) -> None:

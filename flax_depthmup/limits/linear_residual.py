@@ -24,6 +24,7 @@ import jax.numpy as jnp
 
 from flax_depthmup.checks import check_size
 from flax_depthmup.exponents import Exponent, as_exponent
+from flax_depthmup.limits.float64 import in_float64
 from flax_depthmup.limits.residual_checks import check_finite, check_run, check_scale
 from flax_depthmup.limits.residual_training import (
   Layer,
@@ -33,6 +34,7 @@ from flax_depthmup.limits.residual_training import (
 )
 
 
+@in_float64
 def linear_residual(
   inputs: Any,
   targets: Any,
@@ -48,9 +50,11 @@ def linear_residual(
   """The limit n -> infinity of T steps of SGD on a linear residual net of depth L.
 
   Pure and jittable; differentiable in the inputs, the learning rate and the multiplier.
-  It computes in float32, and in float64 inside of `jax.enable_x64(True)`. 10 steps at
-  depth 512 are a fraction of a second (`python -m experiments.benchmark
-  --suite=limits`): O(T (TB)^3 L) time and O((TB)^2 L) memory.
+  It computes in float64 and rounds to jax's default; where an argument is traced, in the
+  caller's precision. O(T (TB)^3 L) time and O((TB)^2 L) memory: 10 steps at depth 512 are
+  a fraction of a second (`python -m experiments.benchmark --suite=limits`) once the
+  program is compiled, which takes about two; it is compiled anew for every new function
+  `loss_derivative`, so hand on one object.
 
   Args:
     inputs: [T, B, d_in], one batch a step.

@@ -65,7 +65,7 @@ def nonlinear_ode(
 ) -> NonlinearOde:
   """The limit of T steps of SGD at alpha = 1, gamma = 0, for a smooth activation.
 
-  Memory of a group is about 4 M L (TB)^2 bytes; 64 MB at the defaults, L = 64, T = 8.
+  Memory of a group is about 12 M L (TB)^2 bytes: 170 MB at the defaults, L = 64, T = 8.
 
   Args:
     inputs: [T, B, d_in], one batch a step.

@@ -54,7 +54,8 @@ from flax_depthmup.checks import check_size
 from flax_depthmup.errors import DepthMupError
 from flax_depthmup.exponents import Exponent, as_exponent
 from flax_depthmup.limits.activation import derivatives
-from flax_depthmup.limits.gaussian_duals import gaussian_duals
+from flax_depthmup.limits.float64 import in_float64
+from flax_depthmup.limits.gaussian_duals import check_smooth, gaussian_duals
 from flax_depthmup.limits.residual_checks import check_finite, check_run, check_scale
 from flax_depthmup.limits.residual_training import (
   Layer,
@@ -67,6 +68,7 @@ from flax_depthmup.limits.residual_training import (
 Activation = str | Callable[[jax.Array], jax.Array]
 
 
+@in_float64
 def nonlinear_residual(
   inputs: Any,
   targets: Any,
@@ -113,6 +115,7 @@ def nonlinear_residual(
   )
 
 
+@in_float64
 def residual_ode(
   inputs: Any,
   targets: Any,
@@ -187,7 +190,7 @@ def _run(
   check_size(depth, "depth")
   gaussian_duals(law.activation)  # raises where there are none
   if callable(law.activation):
-    derivatives(law.activation, 2)  # raises on kinks, whose phi'' is not what jax says
+    _check_activation(law.activation)
   inputs, targets = check_run(inputs, targets, loss_derivative, d_out)
   norms = jnp.abs(inputs).sum(-1)
   if not isinstance(norms, jax.core.Tracer) and not (norms > 0).all():
@@ -206,7 +209,21 @@ def _run(
     loss_derivative=loss_derivative,
     d_out=int(d_out),
   )
-  return check_finite(found)
+  found = check_finite(found)
+  if callable(law.activation) and not isinstance(found.outputs, jax.core.Tracer):
+    variances = jnp.diagonal(found.forward_kernel, axis1=1, axis2=2)
+    check_smooth(law.activation, float(variances.max()))
+  return found
+
+
+def _check_activation(phi: Callable[[jax.Array], jax.Array]) -> None:
+  """Raises `DepthMupError` on kinks, whose phi'' and phi''' are not what jax says."""
+  try:
+    derivatives(phi, 3)
+  except DepthMupError as error:
+    raise DepthMupError(
+      f"activation: {error}; of those with kinks, 'relu' and 'abs' have closed forms"
+    ) from None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,6 +32,7 @@ from flax_depthmup.limits.batches import (
   check_inputs,
   check_outputs,
   loss_gradient,
+  scalar,
 )
 from flax_depthmup.limits.one_hidden_nets import OneHiddenNet, check_one_hidden_net
 
@@ -56,10 +57,10 @@ def one_hidden_outputs(net: OneHiddenNet, inputs: Any, phi: Activation) -> np.nd
   """f [B, d_out] of inputs [B, d].
 
   Raises:
-    DepthMupError: inputs are not of this shape, or phi is no continuous elementwise
-      function of jax arrays.
+    DepthMupError: the net is none, inputs are not of this shape, or phi is no continuous
+      elementwise function of jax arrays.
   """
-  check_one_hidden_net(net)
+  net = check_one_hidden_net(net)
   x = check_inputs(inputs, "inputs", ("B", net.u.shape[1]))
   return _outputs(net, derivatives(phi, 1)(net.u @ x.T)[0])
 
@@ -70,7 +71,7 @@ def one_hidden_kernel(net: OneHiddenNet, inputs: Any, phi: Activation) -> np.nda
   Raises:
     DepthMupError: as `one_hidden_outputs`.
   """
-  check_one_hidden_net(net)
+  net = check_one_hidden_net(net)
   x = check_inputs(inputs, "inputs", ("B", net.u.shape[1]))
   features = derivatives(phi, 1)(net.u @ x.T)[0]
   return features.T @ (net.weights[:, None] * features)
@@ -101,8 +102,9 @@ def one_hidden_step(
   Raises:
     DepthMupError: an argument is not this, or the outputs are not finite.
   """
-  check_one_hidden_net(net)
+  net = check_one_hidden_net(net)
   x = check_inputs(inputs, "inputs", ("B", net.u.shape[1]))
+  learning_rate = scalar(learning_rate)
   check_nonnegative(learning_rate, "learning_rate")
   return _step(net, x, target, loss_derivative, learning_rate, phi, 0)
 
@@ -122,7 +124,7 @@ def one_hidden_limit(
   Args:
     net: at initialization, such as `quadrature_net(1, 1, 64)`.
     inputs: [T, B, d].
-    targets: [T, ...], a target for each step.
+    targets: [T, ...], a target for each step, or a dict of such arrays.
     loss_derivative: as in `one_hidden_step`.
     learning_rate: eta, one number or [T].
     phi: continuous elementwise function of jax arrays.
@@ -131,7 +133,7 @@ def one_hidden_limit(
   Raises:
     DepthMupError: an argument is not this, or the outputs leave float64.
   """
-  check_one_hidden_net(net)
+  net = check_one_hidden_net(net)
   batches = check_batches(inputs, targets, learning_rate, probes)
   if batches.inputs.shape[2] != net.u.shape[1]:
     raise DepthMupError(

@@ -40,6 +40,8 @@ from flax_depthmup.limits.batches import real_array
 
 #: Neurons and nodes of a quadrature beyond which it is the wrong tool.
 _MOST_NEURONS, _MOST_NODES = 10**7, 160
+#: How far from 1 weights may sum to.
+_WEIGHTS = 1e-6
 
 
 class OneHiddenNet(NamedTuple):
@@ -154,8 +156,13 @@ def random_net(
   return OneHiddenNet(sigma_u * points[:, :d], sigma_v * points[:, d:], weights)
 
 
-def check_one_hidden_net(net: Any) -> None:
-  """Raises `DepthMupError` unless `net` is an `OneHiddenNet` of fitting shapes."""
+def check_one_hidden_net(net: Any) -> OneHiddenNet:
+  """The net with its numbers in float64.
+
+  Raises:
+    DepthMupError: it is no `OneHiddenNet` of fitting shapes, holds numbers that are not
+      finite, or weights that do not sum to 1.
+  """
   if not isinstance(net, OneHiddenNet):
     raise DepthMupError(
       f"net: found {type(net).__name__}, expected OneHiddenNet, as sobol_net makes"
@@ -172,6 +179,15 @@ def check_one_hidden_net(net: Any) -> None:
     raise DepthMupError(
       f"net of u, v, weights of shapes {shapes}: expected numbers [n, d], [n, d_out], [n]"
     )
+  for name, values in zip(OneHiddenNet._fields, (u, v, weights), strict=True):
+    if not np.isfinite(values).all():
+      raise DepthMupError(f"net: {name} is not finite everywhere; give finite numbers")
+  # Many weights of float32 miss 1 by rounding.
+  if abs(weights.sum() - 1) > _WEIGHTS:
+    raise DepthMupError(
+      f"net: weights sum to {weights.sum():.6g}, expected 1; divide them by their sum"
+    )
+  return OneHiddenNet(u, v, weights)
 
 
 def _check(d: Any, d_out: Any, sigma_u: Any, sigma_v: Any) -> None:

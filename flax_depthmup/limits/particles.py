@@ -85,7 +85,8 @@ def particle_limit(
 
   Args:
     inputs: [T, B, d], a batch for each of T steps.
-    targets: [T, ...], a target for each, as `loss_derivative` takes them.
+    targets: [T, ...], a target for each, as `loss_derivative` takes them; or a dict of
+      such arrays.
     loss_derivative: chi [B, d_out] = dLoss/df of outputs f [B, d_out] and the targets of
       their batch; with a loss that is a mean it contains 1/B.
     learning_rate: eta, one number or [T].

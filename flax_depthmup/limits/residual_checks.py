@@ -1,9 +1,11 @@
-"""What a training run at infinite width is given, checked. Layer: jax."""
+"""What a training run at infinite width is given, checked. Layer: jax, numpy."""
 
+from collections.abc import Hashable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from flax_depthmup.checks import check_size, is_number
 from flax_depthmup.errors import DepthMupError
@@ -35,18 +37,19 @@ def check_run(
       raise DepthMupError(
         f"targets of shape {leaf.shape}: expected the {steps} steps of inputs first"
       )
-  if not callable(loss_derivative):
+  if not callable(loss_derivative) or not isinstance(loss_derivative, Hashable):
     raise DepthMupError(
       f"loss_derivative={loss_derivative!r}: expected a function of outputs [B, d_out] and "
-      "the targets of a step, such as lambda f, y: (f - y) / len(f)"
+      "the targets of a step, hashable, such as lambda f, y: (f - y) / len(f)"
     )
   outputs = jax.ShapeDtypeStruct((batch, d_out), inputs.dtype)
   target = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), targets)
   try:
     found = jax.eval_shape(loss_derivative, outputs, target)
-  except (TypeError, ValueError) as error:
+  except Exception as error:  # it is the user's: anything may be wrong in it
     raise DepthMupError(
-      f"loss_derivative fails on outputs of shape {(batch, d_out)}: {error}"
+      f"loss_derivative fails on outputs of shape {(batch, d_out)}: "
+      f"{type(error).__name__}: {error}"
     ) from None
   if getattr(found, "shape", None) != (batch, d_out):
     raise DepthMupError(
@@ -74,11 +77,19 @@ def check_finite(found: ResidualTraining) -> ResidualTraining:
         f"the outputs are not finite from step {int(jnp.argmin(good))} on: the run "
         "diverges at infinite width; lower learning_rate or branch_multiplier"
       )
+    kernels = (found.forward_kernel, found.backward_kernel)
+    if not all(bool(jnp.isfinite(kernel).all()) for kernel in kernels):
+      raise DepthMupError(
+        "the kernels are not finite: the features leave floating point; lower "
+        "branch_multiplier, learning_rate or depth"
+      )
   return found
 
 
 def _floats(values: Any, name: str) -> jax.Array:
   try:
+    if np.iscomplexobj(values):
+      raise TypeError
     array = jnp.asarray(values, jnp.result_type(float))
   except (TypeError, ValueError):
     raise DepthMupError(f"{name}: expected an array of real numbers") from None
@@ -88,4 +99,5 @@ def _floats(values: Any, name: str) -> jax.Array:
 
 
 def _item(value: Any) -> Any:
-  return value.item() if isinstance(value, jax.Array) and value.ndim == 0 else value
+  zero_dimensional = isinstance(value, jax.Array | np.ndarray) and value.ndim == 0
+  return value.item() if zero_dimensional else value

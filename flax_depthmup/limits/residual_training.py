@@ -19,6 +19,7 @@ layers. Layer: jax.
 """
 
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -103,8 +104,10 @@ def layer_coefficients(
     DepthMupError: no such layer.
   """
   depth = len(found.forward_kernel) - 1
-  if not isinstance(layer, int) or not 0 <= layer <= depth:
+  whole = isinstance(layer, Integral) and not isinstance(layer, bool)
+  if not whole or not 0 <= layer <= depth:
     raise DepthMupError(f"layer={layer!r}: expected 0 to {depth}")
+  layer = int(layer)
   up = coefficients(found.forward, found.backward.reversed(), layer)
   down = coefficients(found.backward, found.forward.reversed(), depth - layer)
   backward, forward = (c[..., ::-1] for c in down)
@@ -159,7 +162,7 @@ def train(
     rising = march(forward, backward.reversed(), v, up, jnp.zeros(depth), alive)
     rows = jax.lax.dynamic_slice_in_dim(rising.fixed[-1], t * batch, batch)
     f = rows[:, d_in:]
-    chi = loss_derivative(f, target)
+    chi = loss_derivative(f, target).astype(x0.dtype)
     start = jax.lax.dynamic_update_slice(backward.start, chi, (t * batch, d_in))
     backward = backward._replace(start=start)
     kept = jax.tree.map(lambda a: a[::-1], rising.kept)
