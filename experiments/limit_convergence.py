@@ -3,7 +3,7 @@ r"""Do finite nets converge to the exact limits, and infinite width to infinite 
 For each limit of `flax_depthmup.limits`, nets of growing width are trained from many
 seeds, or differentiated at initialization, and their rms deviation from the limit must
 fall as n^(-1/2) over five doublings of the width (Tensor Programs IV, arXiv 2011.14522,
-section 6, and VI, arXiv 2310.02244, theorems of sections 4 and 5); and where a limit has
+and VI, arXiv 2310.02244); and where a limit has
 a depth, infinite width of depth L must approach infinite depth as 1/L. The nets are
 plain code with nothing of the theory in it, but for those of one linear hidden layer
 and of Word2Vec: these take the library's own step, the same at every width.

@@ -1,6 +1,6 @@
 r"""Does a Word2Vec of infinite width know more than a finite one?
 
-Tensor Programs IV (arXiv 2011.14522), section 9, its table and figures on Word2Vec:
+Tensor Programs IV (arXiv 2011.14522), its table and figures on Word2Vec:
 continuous bag of words with negative sampling, in muP at finite widths and in the exact
 limit of infinite width, which is the same step on matrices |V| x |V|
 (`flax_depthmup.limits.cbow_batched_step`); the kernel regime, NNGP and NTK, whose

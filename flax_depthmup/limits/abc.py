@@ -1,6 +1,7 @@
 """abc-parametrizations: every way of giving multipliers, variances and rates powers of n.
 
-Tensor Programs IV (arXiv 2011.14522), section 3. An MLP of L hidden layers and width n,
+Tensor Programs IV (arXiv 2011.14522), abc-parametrizations.
+An MLP of L hidden layers and width n,
 
   h^1 = W^1 xi,  x^l = phi(h^l),  h^(l+1) = W^(l+1) x^l,  f = W^(L+1) x^L,
 
@@ -175,7 +176,7 @@ def abc_mup(hidden_layers: int) -> AbcParametrization:
 def abc_up(r: Exponent, hidden_layers: int) -> AbcParametrization:
   """Uniform parametrization UP_r: every layer moves the features by n^(-r).
 
-  Tensor Programs IV, appendix G.
+  Tensor Programs IV, its appendix on uniform parametrizations.
 
   Args:
     r: in [0, 1/2]; 0 is muP, 1/2 is NTP.

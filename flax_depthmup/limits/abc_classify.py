@@ -1,6 +1,6 @@
 """What an abc-parametrization does when width goes to infinity.
 
-Tensor Programs IV (arXiv 2011.14522), section 3 and its classification theorems, for
+Tensor Programs IV (arXiv 2011.14522), the Dynamical Dichotomy and its corollaries, for
 L hidden layers, phi tanh or a smooth relu, SGD, any fixed number of steps. In the
 notation of `limits.abc`, with A = a_(L+1) + b_(L+1) and D = 2 a_(L+1) + c,
 

@@ -1,6 +1,6 @@
 """The kernel that drives an abc-parametrization in the kernel regime.
 
-Tensor Programs IV (arXiv 2011.14522), section 3 and appendix: where r > 0,
+Tensor Programs IV (arXiv 2011.14522), the kernel regime: where r > 0,
 
   f_(t+1)(z) = f_t(z) - eta K(z, xi_t) chi_t,    chi_t = dLoss/df at the example of step t,
 

@@ -1,6 +1,6 @@
 r"""Word2Vec in muP, continuous bag of words, at finite width and in its exact limit.
 
-Tensor Programs IV (arXiv 2011.14522), section 9 and appendix: the loss is (34) and
+Tensor Programs IV (arXiv 2011.14522), Word2Vec: the loss is (34) and
 (37) there, whose signs are misprinted, the step (38). Each of |V| words has an input
 embedding U_w, its feature, and an output embedding V_w, both of width n. For a centre
 word with context words J, and targets tau of label y = 1 (the centre) or 0 (words drawn

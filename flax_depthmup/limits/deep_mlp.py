@@ -1,7 +1,7 @@
 """Training an MLP of L hidden layers and infinite width in muP, as random variables.
 
 The net of width n, its gradient descent, and the gradients dx = n dLoss/dx that follow
-it (Tensor Programs IV, arXiv 2011.14522, sections 6 and 7; no biases):
+it (Tensor Programs IV, arXiv 2011.14522, the limit of muP; no biases):
 
   h^1 = U xi            U_ij from N(0, sigma_u^2)        h^l = W^l x^(l-1), l = 2 .. L
   x^l = phi(h^l)        W_ij from N(0, sigma_w^2/n)      f = V x^L

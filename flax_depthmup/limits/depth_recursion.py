@@ -1,9 +1,9 @@
 r"""The two-sided recursion over depth that solves the limits of residual nets, in O(L).
 
 At infinite width a residual net with frozen input and output layers, trained by SGD, is
-a Gaussian process over its layers (Tensor Programs VI, arXiv 2310.02244, section 4 and
-appendix E). Stack the N samples of all steps. Forward vectors x^l go up from x^0, and
-backward vectors y^l = n dloss/dx^l come down from y^L:
+a Gaussian process over its layers (Tensor Programs VI, arXiv 2310.02244, linear
+nets and Definition E.1). Stack the N samples of all steps. Forward vectors x^l go up from
+x^0, and backward vectors y^l = n dloss/dx^l come down from y^L:
 
   x^l     = x^(l-1) + sqrt(v) h^l + F(l) y^l           h^l ~ N(0, forward noise of layer l)
   y^(l-1) = y^l     + sqrt(v) g^l + E(l) x^(l-1)       g^l ~ N(0, backward noise)

@@ -1,6 +1,6 @@
 r"""Training a linear residual net by SGD at infinite width, exactly, at any finite depth.
 
-Tensor Programs VI (arXiv 2310.02244), section 4 and appendix D: x^0 = U xi,
+Tensor Programs VI (arXiv 2310.02244), linear residual networks: x^0 = U xi,
 x^l = x^(l-1) + a L^-alpha W^l x^(l-1), f = V^T x^L / n; U, V frozen. With v, kappa of
 `residual_training`, Gamma the coefficients over sqrt(v) (for alpha = 1/2, a = 1 that is
 the paper's Gamma), and C the kernels,

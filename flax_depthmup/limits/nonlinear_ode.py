@@ -3,8 +3,9 @@ r"""Training nonlinear residual nets at alpha = 1, gamma = 0: the ODE limit, by 
 At alpha = 1 the branches of all layers add up like an integral: the noise of the hidden
 weights averages out of the features, x and y are functions of U and V alone, and over
 depth p in [0, 1] they follow an ODE. But a block is not linear in its update, which moves
-its pre-activation by O(1) (Tensor Programs VI, arXiv 2310.02244, sections 7 and 8). With
-h^ the fresh Gaussians of covariance C(p) = E[x_s x_t], independent of x and y,
+its pre-activation by O(1) (Tensor Programs VI, arXiv 2310.02244, layerwise
+linearization). With h^ the fresh Gaussians of covariance C(p) = E[x_s x_t], independent
+of x and y,
 
   h_t    = h^_t - eta a sum_{s<t} C_ts dh_s,     dh_t = phi'(h_t) G y_t
   dx_t/dp  =  a G E[phi(h_t) | x, y]

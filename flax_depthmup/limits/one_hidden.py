@@ -1,6 +1,6 @@
 """The muP limit of trained nets of one hidden layer and any activation.
 
-The net of width n and its limit (Tensor Programs IV, arXiv 2011.14522, section 6):
+The net of width n and its limit (Tensor Programs IV, arXiv 2011.14522, one hidden layer):
 
   f(xi) = V phi(U xi)       U_ij from N(0, sigma_u^2),   n V_ij from N(0, sigma_v^2)
   f(xi) = E[v phi(u . xi)]  u [d] from N(0, sigma_u^2 I),  v [d_out] from N(0, sigma_v^2 I)
