@@ -110,6 +110,7 @@ def test_mistakes_that_change_nothing_are_not_planted():
   assert len(checks) == 4 + 7
 
 
+@pytest.mark.slow
 def test_other_nets_and_optimizers(tmp_path):
   values = {"faults": [], "depths": ["2"], "widths": ["16", "32", "64"], "width": 8}
   run(tmp_path, model="resnet", optimizer="sgd", **values)

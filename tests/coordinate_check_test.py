@@ -162,6 +162,7 @@ def test_the_blocks_of_a_loop_are_one_row():
   assert found["change", "readout", 3]["zone"] == "after"
 
 
+@pytest.mark.slow
 def test_a_transformer_shows_both_branches():
   sizes = dmup.axis_sizes(width=16, heads=2)
   p = dmup.complete_p(base_width=sizes, base_depth=2)

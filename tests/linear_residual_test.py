@@ -220,7 +220,9 @@ def test_depth_is_reached_as_one_over_l_and_the_error_is_honest():
   np.testing.assert_array_equal(limit.positions, [0, 0.25, 0.5, 0.75, 1])
 
 
-@pytest.mark.parametrize(("alpha", "power"), [(0.75, -0.5), (1, -1)])
+@pytest.mark.parametrize(
+  ("alpha", "power"), [pytest.param(0.75, -0.5, marks=pytest.mark.slow), (1, -1)]
+)
 def test_beyond_one_half_the_limit_is_the_ode(alpha, power):
   """The noise of the hidden weights dies as L^(1 - 2 alpha)."""
   x, y = data(4, 2, 2)
@@ -302,7 +304,7 @@ def test_what_is_no_solver_of_order_one_is_refused():
   with pytest.raises(DepthMupError, match="solve gives int"):
     infinite_depth(3, depth=8)
   with pytest.raises(DepthMupError, match=r"the error is not 1/L yet.*residual_ode"):
-    infinite_depth(lambda d: solve(X, Y, d, alpha=0.75, gamma=0.25), depth=32)
+    infinite_depth(lambda d: solve(X, Y, d, alpha=0.75, gamma=0.25), depth=16)
   found = infinite_depth(lambda d: solve(X, Y, d), depth=100, positions=(0.07, 0.29))
   np.testing.assert_allclose(found.positions, (0.07, 0.29))
 

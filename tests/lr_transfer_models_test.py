@@ -53,8 +53,14 @@ def records(workdir):
   ("model", "axis"),
   [
     ("resnet", "depth"),
-    ("transformer", "joint"),
-    *(pytest.param("resnet", axis, marks=pytest.mark.slow) for axis in ("width", "joint")),
+    *(
+      pytest.param(model, axis, marks=pytest.mark.slow)
+      for model, axis in (
+        ("resnet", "width"),
+        ("resnet", "joint"),
+        ("transformer", "joint"),
+      )
+    ),
   ],
 )
 def test_a_net_grows_along_an_axis(tmp_path, model, axis):

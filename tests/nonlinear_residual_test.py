@@ -148,6 +148,22 @@ def test_depth_is_reached_as_one_over_l(name):
   assert found.outputs.error < 1e-3
 
 
+@pytest.mark.parametrize("name", ["tanh", "abs"])
+def test_it_is_jittable_and_differentiable(name):
+  x, y = data(3)
+  fields = {"depth": 8, "loss_derivative": square}
+
+  @jax.jit
+  def last(eta):
+    return nonlinear_residual(x, y, PHI[name][0], learning_rate=eta, **fields).outputs[
+      -1, 0, 0
+    ]
+
+  step = 1e-5
+  slope = (last(0.7 + step) - last(0.7 - step)) / (2 * step)
+  assert float(jax.grad(last)(0.7)) == pytest.approx(float(slope), rel=1e-6)
+
+
 def test_kinks_and_inputs_that_come_again_in_float32():
   """1 - c^2 of one input at two steps is rounding, and phi'' diverges there."""
   rng = np.random.default_rng(0)

@@ -50,4 +50,5 @@ def test_what_it_links_to_is_there():
     for path in re.findall(
       r"\]\(([^)h][^)]*)\)|`(tests/\w+\.py|flax_depthmup/[\w/]+\.py)`", text
     ):
-      assert (ROOT / (path[0] or path[1])).exists(), path
+      found = (ROOT / name).parent / path[0] if path[0] else ROOT / path[1]
+      assert found.exists(), path

@@ -67,7 +67,10 @@ def test_standard_loses_octaves_and_then_all():
   assert found[3] is None
 
 
-@pytest.mark.parametrize(("alpha", "gamma", "octaves"), [("1/2", "1/2", 1), (1, 0, 2)])
+@pytest.mark.parametrize(
+  ("alpha", "gamma", "octaves"),
+  [("1/2", "1/2", 1), pytest.param(1, 0, 2, marks=pytest.mark.slow)],
+)
 def test_the_depth_rules_keep_it(alpha, gamma, octaves):
   """Over four doublings. The ODE's rate still settles at the smallest depths."""
   found = [largest_stable(alpha, gamma, depth) for depth in DEPTHS]

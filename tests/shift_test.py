@@ -31,7 +31,12 @@ def losses(gamma, depth, rates, optimizer):
 
 
 @pytest.mark.parametrize(
-  ("depth", "optimizer"), [(4, "adam"), (8, "adam"), (16, "adam"), (16, "lion")]
+  ("depth", "optimizer"),
+  [
+    (4, "adam"),
+    (16, "lion"),
+    *(pytest.param(d, "adam", marks=pytest.mark.slow) for d in (8, 16)),
+  ],
 )
 def test_shift(depth, optimizer):
   """Rates to 2^-7, 40 steps: rounding is not amplified beyond 1e-3 (bitwise where

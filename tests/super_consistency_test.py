@@ -102,6 +102,7 @@ def test_an_interrupted_run_continues(whole, tmp_path, monkeypatch):
     assert (tmp_path / name).read_bytes() == (whole / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_adam_and_block_depth_2(tmp_path):
   one = {"parametrizations": ["depth_mup@2"], "widths": ["4"], "seeds": 1}
   run(tmp_path, optimizer="adam", **one)

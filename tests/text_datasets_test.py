@@ -76,12 +76,16 @@ def test_a_data_set_saved_to_disk(tmp_path, offline):
     read(tmp_path / "none", dataset="parquet")
 
 
-def test_wrong_data_sets(tmp_path, offline):
+@pytest.mark.slow
+def test_data_sets_that_are_not_there(offline):
   for name in ("no/such", "nosuchbuilder"):
     with pytest.raises(
       DepthMupError, match=f"--hf_dataset={name}: config=None, split=train"
     ):
       read(dataset=name)
+
+
+def test_wrong_data_sets(tmp_path, offline):
   path = write(tmp_path / "a.jsonl", json_lines(["a"]) + b'{"text": \n')
   with pytest.raises(DepthMupError, match="--hf_dataset=json: (row 0|config)"):
     read(path, dataset="json")

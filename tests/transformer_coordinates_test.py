@@ -99,5 +99,6 @@ def test_under_mup_and_complete_p_movements_are_flat_in_width(preset, depth, wid
   np.testing.assert_allclose(stream, 0, atol=0.1)
 
 
+@pytest.mark.slow
 def test_under_standard_parametrization_movements_grow_with_width():
   assert (slopes(dmup.standard, 2, (32, 512)) > 0.5).all()

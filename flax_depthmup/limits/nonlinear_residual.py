@@ -219,7 +219,8 @@ def _run(
 def _check_activation(phi: Callable[[jax.Array], jax.Array]) -> None:
   """Raises `DepthMupError` on kinks, whose phi'' and phi''' are not what jax says."""
   try:
-    derivatives(phi, 3)
+    with jax.ensure_compile_time_eval():  # also where the run itself is traced
+      derivatives(phi, 3)
   except DepthMupError as error:
     raise DepthMupError(
       f"activation: {error}; of those with kinks, 'relu' and 'abs' have closed forms"
