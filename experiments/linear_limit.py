@@ -32,7 +32,7 @@ import jax
 from experiments._lib import app, data, linear_limit_config, linear_limit_figure
 from experiments._lib import flags as reading
 from experiments._lib.linear_limit_config import Config
-from experiments._lib.linear_limit_runs import Limit, batches, of_net
+from experiments._lib.linear_limit_runs import Batches, Limit, batches, of_net
 from experiments._lib.linear_limit_verdict import Records, claims
 from experiments._lib.sweeps_claims import tell
 from experiments._lib.workdir import Workdir
@@ -41,10 +41,8 @@ from flax_depthmup import DepthMupError
 _NAME = "linear_limit"
 
 
-def measure(config: Config, workdir: Workdir, dataset: data.Dataset) -> Records:
+def measure(config: Config, workdir: Workdir, limit: Limit, given: Batches) -> Records:
   """All records; nets that a former call trained are not trained again."""
-  given = batches(config, dataset)
-  limit = Limit(config, given)
   records: Records = []
   if (workdir.path / "results.jsonl").exists():
     records = workdir.results()
@@ -78,9 +76,11 @@ def main(argv: Sequence[str]) -> None:
     linear_limit_figure.show(workdir.results())
     tell(summary[_NAME])
     return
-  dataset = data.load(config.dataset, config.data_dir)
+  given = batches(config, data.load(config.dataset, config.data_dir))
+  limit = Limit(config, given)
+  limit.solve(config.depth)  # a rate at which it diverges claims no folder
   workdir.claim()
-  records = measure(config, workdir, dataset)
+  records = measure(config, workdir, limit, given)
   found = claims(records)
   figures = linear_limit_figure.draw(records, config.title(), workdir.path)
   workdir.write_summary({_NAME: found})

@@ -37,6 +37,9 @@ same windows and negatives, drawn from the seed alone.
 
 Measured times and results: experiments/README.md.
 
+The law of the logits takes nets from width 64 on, five doublings apart: on a text, such
+as --widths=64,256,1024,2048.
+
 Writes config.json, results.jsonl (a record per width, seed and epoch: loss, shares of
 analogies solved, rms distance of the logits among the 128 most frequent words to those
 of the limit), summary.json (the claims, under "word2vec"), word2vec.png and
@@ -139,7 +142,7 @@ def train(config: Config, workdir: Workdir, training: Training, size: int) -> li
   cells, each = config.cells(), config.epochs * size
   records = [r for r in found if r["width"] == KERNEL] or [training.baseline()]
   with app.progress(total=len(cells) * each, unit="position", unit_scale=True) as bar:
-    for width, seed in cells:
+    for index, (width, seed) in enumerate(cells):
       bar.set_description(f"width {width}, seed {seed}", refresh=False)
       own = [r for r in found if (r["width"], r.get("seed")) == (width, seed)]
       ended = own and (own[-1]["diverged"] or own[-1]["epoch"] == config.epochs)
@@ -150,13 +153,17 @@ def train(config: Config, workdir: Workdir, training: Training, size: int) -> li
         bar.update(sum(r["positions"] for r in own))
         continue
 
-      def report(count: int, rows: list[Record], before: tuple = tuple(records)) -> None:
+      # A former call may have finished cells behind this one.
+      behind = [r for r in found if (r["width"], r.get("seed")) in cells[index + 1 :]]
+      around = (tuple(records), tuple(behind))
+
+      def report(count: int, rows: list[Record], around: tuple = around) -> None:
         bar.update(count)
         if not count:  # the end of an epoch
-          workdir.write_results([*before, *rows])
+          workdir.write_results([*around[0], *rows, *around[1]])
 
       records += training.records((width, seed), states, report)
-      workdir.write_results(records)
+      workdir.write_results([*records, *behind])
       (states / f"state-{width}-{seed}.npz").unlink(missing_ok=True)
     bar.total = bar.n  # epochs differ a little in size
   workdir.write_results(records)

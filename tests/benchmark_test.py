@@ -101,7 +101,7 @@ def test_without_a_workdir():
 
 @pytest.mark.parametrize(
   ("suite", "count"),
-  [("core", 4), ("transformer", 2), ("limits", 7), ("accelerator", 2), ("all", 15)],
+  [("core", 4), ("transformer", 2), ("limits", 8), ("accelerator", 2), ("all", 16)],
 )
 def test_a_suite_is_its_measurements(suite, count):
   assert len(benchmark.measurements(benchmark.Settings(suite=suite))) == count

@@ -118,6 +118,36 @@ def test_an_interrupted_run_continues(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("no_figures")
+def test_finished_cells_behind_a_retrained_one_are_kept(tmp_path, monkeypatch):
+  """Figures fail, so no summary is written; then the limit's logits are lost."""
+  with monkeypatch.context() as patch:
+    patch.setattr(word2vec_figure, "draw", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+      run(tmp_path)
+  whole = without_time(tmp_path)
+  (tmp_path / "states" / "logits-0-0.npz").unlink()
+  look, trained = Training._look, []
+
+  def interrupt(self, cell, u, v, epoch, folder):
+    if epoch == 1:
+      raise KeyboardInterrupt
+    trained.append(cell)
+    return look(self, cell, u, v, epoch, folder)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(Training, "_look", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+      run(tmp_path)
+  assert [r["width"] for r in lines(tmp_path)] == ["kernel", LIMIT, 4, 4, 8, 8]
+  monkeypatch.setattr(
+    Training, "_look", lambda *args: trained.append(args[1]) or look(*args)
+  )
+  run(tmp_path)
+  assert trained == [(LIMIT, 0)] * 2
+  assert without_time(tmp_path) == whole
+
+
+@pytest.mark.usefixtures("no_figures")
 def test_a_damaged_state_is_named(tmp_path, monkeypatch):
   def interrupt(self, cell, u, v, epoch, folder):
     if epoch == 1:
@@ -193,6 +223,19 @@ def test_a_text_of_ones_own(tmp_path, capsys, monkeypatch):
   points = last["points"]
   assert [*points] == ["city-in-state, first", "city-in-state, second"]
   assert {len(group) for group in points.values()} == {2}
+  for name, other in (("questions", "one six"), ("text", "two one")):
+    path = pathlib.Path(own[name])
+    content = path.read_text()
+    path.write_text(other + content[len(other) :])  # of the same size
+    with pytest.raises(DepthMupError, match=f"holds another run: {name}_sha256 is"):
+      run(tmp_path / "run", **own, text_epochs=1, subsample=0.1)
+    path.write_text(content)
+  capsys.readouterr()
+  run(tmp_path / "run", **own, text_epochs=1, subsample=0.1)
+  assert "already done" in capsys.readouterr().out
+  pathlib.Path(own["questions"]).unlink()
+  with pytest.raises(DepthMupError, match=r"--questions=.* cannot be read: No such file"):
+    run(tmp_path / "run", **own)
 
 
 def test_questions_that_cannot_be_asked(tmp_path):
@@ -253,46 +296,6 @@ def test_what_does_not_fit_is_refused(tmp_path, monkeypatch):
   monkeypatch.setattr(jax, "local_devices", lambda: [Device(None)])
   with pytest.raises(DepthMupError, match="gpu:0 does not tell its memory"):
     word2vec_config.check_memory(config, 91)
-
-
-# Wrong flags ---------------------------------------------------------------------------
-
-BAD = [
-  ({"workdir": None}, "--workdir is missing"),
-  ({"text": "/no/file"}, "--text needs --questions"),
-  ({"questions": "/no/file"}, "--text needs --questions"),
-  ({"text": "/no/file", "questions": "/no/file"}, "--text=/no/file cannot be read"),
-  ({"widths": ["x"]}, "--widths='x'"),
-  ({"widths": ["0"]}, "--widths='0'"),
-  ({"seeds": 0}, "--seeds=0"),
-  ({"text_epochs": 0}, "--text_epochs=0: expected a whole number of at least 1"),
-  ({"min_count": 0}, "--min_count=0"),
-  ({"min_count": 10**6}, "only 0 of 90 words are left with --min_count=1000000"),
-  ({"max_vocabulary": 0}, "--max_vocabulary=0"),
-  ({"max_vocabulary": 5}, "none of the 40 questions of the synthetic text"),
-  ({"context_window": 0}, "--context_window=0"),
-  ({"subsample": -1.0}, "--subsample=-1.0: expected a finite number of at least 0"),
-  ({"negatives": 0}, "--negatives=0"),
-  ({"cbow_lr": 0.0}, "--cbow_lr=0.0: expected a positive number"),
-  ({"cbow_lr": math.nan}, "--cbow_lr=nan"),
-  ({"weight_decay": -1.0}, "--weight_decay=-1.0"),
-  ({"batch_size": 0}, "--batch_size=0"),
-  ({"batch_size": 10_000}, "--batch_size=10000: expected at most 4096"),
-  ({"readout_sigma": math.inf}, "--readout_sigma=inf"),
-  ({"embedding_memory_gib": 0.0}, "--embedding_memory_gib=0.0"),
-  ({"optimizer": "adam"}, "--optimizer=adam: word2vec has none"),
-  ({"window": 5}, "--window=5: word2vec has none"),
-]
-
-
-@pytest.mark.parametrize(("values", "words"), BAD, ids=lambda v: str(v)[:30])
-def test_wrong_flags(tmp_path, values, words):
-  with (
-    flagsaver.flagsaver(**({"workdir": str(tmp_path / "w")} | TOY | values)),
-    pytest.raises(DepthMupError, match=words),
-  ):
-    word2vec.main([])
-  assert not (tmp_path / "w" / "config.json").exists()
 
 
 @pytest.mark.usefixtures("no_figures")

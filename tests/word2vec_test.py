@@ -1,6 +1,5 @@
-"""Word2Vec's rooms: vocabulary, sampling, analogies and the verdict."""
+"""Word2Vec's rooms: vocabulary, sampling, and analogies."""
 
-import json
 import math
 
 import jax.numpy as jnp
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments._lib import word2vec_analogies as analogies
-from experiments._lib import word2vec_demo, word2vec_verdict
+from experiments._lib import word2vec_demo
 from experiments._lib.word2vec_sampler import BLOCK, POSITIVE, Epoch, Sampling
 from experiments._lib.word2vec_text import END_OF_LINE
 from experiments._lib.word2vec_vocabulary import Corpus, Vocabulary, build
@@ -163,6 +162,16 @@ def test_the_stream_depends_on_seed_and_epoch_alone():
   assert (block(0, 0, 0).targets[: len(first.mask), 1:] != first.targets[:, 1:]).any()
 
 
+def test_negatives_have_numbers_of_their_own():
+  """Those of the first block are not the ones by which words were sub-sampled."""
+  corpus = build([["a", "b", "c", "d"] * 500], 1)
+  epoch = Epoch(corpus, Sampling(window=1, subsample=0.0, negatives=1), 3, 1)
+  drawn = epoch.block(0).targets[:, 1]
+  law = np.cumsum(corpus.vocabulary.negative_probability())
+  by_stream = np.searchsorted(law, np.random.default_rng((3, 1)).random(2000), side="right")
+  assert (drawn == by_stream).mean() < 0.4  # one in four by chance
+
+
 # Analogies ---------------------------------------------------------------------------
 
 WORDS = (END_OF_LINE, "athens", "greece", "oslo", "norway", "run", "ran", "go", "went")
@@ -239,65 +248,3 @@ def test_accuracy_by_sections():
   }
   only = analogies.accuracy(u, analogies.Questions(words[:1], ("family",), 1))
   assert only == {"accuracy": 1.0, "semantic": 1.0, "syntactic": None}
-
-
-# The verdict -----------------------------------------------------------------------------
-
-KERNEL = {
-  "width": "kernel",
-  "expected": 0.001,
-  "accuracy": 0.0012,
-  "accuracy_error": 0.0002,
-  "draws": 16,
-}
-
-
-def records(shares, rms=lambda n: n**-0.5, seeds=2, **other):
-  found = [KERNEL | other]
-  for width, share in shares.items():
-    for seed in range(seeds):
-      for epoch in (1, 2):
-        distance = 0.0 if width == "limit" else rms(width)
-        own = {"width": width, "seed": seed, "epoch": epoch, "diverged": False}
-        found.append(own | {"accuracy": share * epoch / 2, "logit_rms": distance})
-  return found
-
-
-def seen(rows, questions=2000):
-  found = word2vec_verdict.claims(rows, questions, 2)
-  json.dumps(found, allow_nan=False)
-  assert all({"claim", "measured", "seen", "reason"} == set(c) for c in found.values())
-  return [c["seen"] for c in found.values()]
-
-
-RISING = {64: 0.3, 128: 0.4, 512: 0.42, 1024: 0.425, "limit": 0.43}
-
-
-def test_claims():
-  assert seen(records(RISING)) == [True, True, True]
-  assert seen(records(RISING | {512: 0.3}))[0] is False
-  assert seen(records(RISING | {"limit": 0.35}))[0] is False
-  assert seen(records(dict.fromkeys(RISING, 1.0)))[0] is None  # saturated
-  assert seen(records(RISING), questions=20)[0] is None
-  assert seen(records(RISING, lambda n: 1 / n))[1] is False
-  assert seen(records(RISING, lambda n: 1.0))[1] is False
-  narrow = {16: 0.2, 32: 0.3, 64: 0.3, 128: 0.3, "limit": 0.43}
-  assert seen(records(narrow))[1] is None
-  assert seen(records(RISING, accuracy=0.01))[2] is False
-  assert seen(records(RISING, accuracy=0.0), questions=20)[2] is None
-  without = {w: p for w, p in RISING.items() if w != "limit"}
-  assert seen(records(without, lambda n: None)) == [None, None, True]
-
-
-def test_a_width_that_diverged_is_left_out():
-  rows = records(RISING)
-  rows = [r for r in rows if not (r["width"] == 64 and r["seed"] == 1)]
-  rows.append({"width": 64, "seed": 1, "epoch": 1, "loss": None, "diverged": True})
-  found = word2vec_verdict.claims(rows, 2000, 2)["accuracy_rises_with_width"]
-  assert [*found["measured"]] == ["128", "512", "1024", "limit"]
-
-
-def test_exponent_of_a_power_law():
-  slope, error = word2vec_verdict.line({n: 3 * n**-0.5 for n in (32, 64, 512)})
-  assert slope == pytest.approx(-0.5)
-  assert error == pytest.approx(0, abs=1e-9)

@@ -64,6 +64,14 @@ def test_wrong_texts(tmp_path):
     content[1000:1040] = bytes(40)
     (tmp_path / name).write_bytes(content)
     fails(tmp_path / name, f"{name} is damaged")
+  for method in (zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2):
+    path = tmp_path / f"method{method}.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+      archive.writestr("text8", many)
+    content = bytearray(path.read_bytes())
+    content[60:1000] = bytes(940)
+    path.write_bytes(content)
+    fails(path, f"{path.name} is damaged")
   for name in ("plain.gz", "plain.zip"):
     (tmp_path / name).write_bytes(b"not packed at all")
     fails(tmp_path / name, f"{name} is damaged")

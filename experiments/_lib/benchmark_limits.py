@@ -13,6 +13,7 @@ from flax_depthmup.diagnostics import fit_power_law
 from flax_depthmup.limits import (
   deep_linear_limit,
   linear_residual,
+  nonlinear_ode,
   nonlinear_residual,
   one_hidden_limit,
   particle_limit,
@@ -35,12 +36,12 @@ class Limits:
     particles: of each of two groups.
   """
 
-  steps: tuple[int, ...] = (10, 20, 40, 80)
+  steps: tuple[int, ...] = (5, 10, 20, 40)
   depth: int = 64
   depths: tuple[int, ...] = (64, 128, 256, 512, 1024)
   length: int = 10
-  mlp_steps: tuple[int, ...] = (8, 16, 32, 64)
-  mlp_depths: tuple[int, ...] = (2, 4, 8, 16)
+  mlp_steps: tuple[int, ...] = (4, 8, 16, 32)
+  mlp_depths: tuple[int, ...] = (2, 4, 8)
   particles: int = 2**12
 
 
@@ -123,7 +124,7 @@ class _Compiled:
 def _run(steps: int) -> tuple[np.ndarray, np.ndarray]:
   """Inputs of norm one and targets [T, 1, 1]."""
   rng = np.random.default_rng(0)
-  return rng.choice([-1.0, 1.0], (steps, 1, 1)), rng.normal(size=(steps, 1, 1))
+  return rng.choice([-1.0, 1.0], (steps, 1, 1)), 0.1 * rng.normal(size=(steps, 1, 1))
 
 
 def _square(f: Any, y: Any) -> Any:
@@ -148,24 +149,30 @@ def _residual_solvers() -> dict[str, Solver]:
 
 def _mlp_solvers(particles: int) -> dict[str, Solver]:
   def deep(steps: int, layers: int) -> Callable[[], Any]:
-    given = (*_run(steps), _square, 0.1)
+    given = (*_run(steps), _square, 0.02)
     return lambda: deep_linear_limit(*given, hidden_layers=layers, d_out=1)
 
   def by_particles(steps: int, layers: int) -> Callable[[], Any]:
-    given = (*_run(steps), _square, 0.1, jnp.tanh)
+    given = (*_run(steps), _square, 0.02, jnp.tanh)
     fields = {"hidden_layers": layers, "d_out": 1, "particles": particles, "groups": 2}
     return lambda: particle_limit(*given, **fields)
 
   def one_hidden(steps: int, layers: int) -> Callable[[], Any]:
     del layers
     net = sobol_net(1, 1, 2**14, 1.0, 1.0)
-    given = (*_run(steps), _square, 0.1, jnp.tanh)
+    given = (*_run(steps), _square, 0.02, jnp.tanh)
     return lambda: one_hidden_limit(net, *given)
+
+  def ode(steps: int, layers: int) -> Callable[[], Any]:
+    fields = {"depth": 8 * layers, "loss_derivative": _square, "learning_rate": 0.1}
+    fields |= {"particles": particles, "groups": 2}
+    return lambda: nonlinear_ode(*_run(steps), jnp.tanh, **fields)
 
   return {
     "deep linear": deep,
     "tanh MLP by particles": by_particles,
     "tanh, one hidden layer": one_hidden,
+    "tanh ODE by particles": ode,
   }
 
 

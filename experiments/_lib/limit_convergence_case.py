@@ -33,6 +33,8 @@ class Case:
     seeds: nets of each width, likewise.
     depths: its convergence in depth; None where it has no depth, or shares its
       convergence with another case.
+    grid: whether a layer of `depths` is a step of the solver's grid, not a block of a net
+      of that depth: the limit is one of depth itself.
   """
 
   words: str
@@ -40,6 +42,7 @@ class Case:
   widths: tuple[int, ...] = ()
   seeds: int = 0
   depths: Callable[[], ByDepth] | None = None
+  grid: bool = False
 
 
 def doublings(first: int, number: int = 5) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from experiments._lib.sweeps_claims import Claim
 
 _AXES = {
   "width": ("width n", -0.5, "$n^{-1/2}$", "Finite nets less their limit"),
-  "depth": ("depth L", -1.0, "$1/L$", "Infinite width less infinite depth"),
+  "depth": ("depth L", -1.0, "$1/L$", "Depth L less its limit"),
 }
 _COLUMNS = 4
 _SHADE = {True: "C0", False: "C3", None: "C7"}
@@ -47,7 +47,8 @@ def draw(
     for ax, case in zip(axes.flat, shown, strict=False):
       found = by_size(records, axis, case)
       _panel(ax, found, slope, claims[f"{axis}: {case}"])
-      ax.set_title(CASES[case].words, fontsize=9)
+      grid = " (solver's grid)" if axis == "depth" and CASES[case].grid else ""
+      ax.set_title(CASES[case].words + grid, fontsize=9)
     for ax in axes.flat[len(shown) :]:
       ax.set_axis_off()
     for ax in axes[:, 0]:

@@ -49,7 +49,9 @@ def _width(case: str, rows: dict[int, dict[str, Any]]) -> Claim:
 
 
 def _depth(case: str, rows: dict[int, dict[str, Any]]) -> Claim:
-  words = f"infinite width reaches infinite depth as 1/L: {CASES[case].words}"
+  own = CASES[case]
+  who = "the solver's grid of L layers" if own.grid else "infinite width at depth L"
+  words = f"{who} reaches infinite depth as 1/L: {own.words}"
   sizes = {depth: r["deviation"] for depth, r in rows.items()}
   measured: dict[str, Any] = {"rms": {str(d): s for d, s in sizes.items()}}
   # The error of the limit itself ends the power law.

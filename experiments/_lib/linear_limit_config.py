@@ -16,7 +16,7 @@ flags.DEFINE_list("times", None, "Steps of SGD after which features are compared
 #: Shared flags that mean nothing here.
 _FOREIGN = (
   "base_width base_depth optimizer activation block_depth pre_nonlinearity norm steps "
-  "train_boundary head_dim sequence_length patch rules mesh eps weight_decay window "
+  "train_boundary axis head_dim sequence_length patch rules mesh eps weight_decay window "
   "parametrizations log2_lrs log2_multipliers width"
 )
 

@@ -1,6 +1,7 @@
 """The flags of word2vec, resolved."""
 
 import dataclasses
+import hashlib
 import math
 import os
 import pathlib
@@ -82,12 +83,15 @@ class Config:
   """What config.json holds; see the flags' own help.
 
   Attributes:
-    text_bytes: size of the text's file; 0 for the synthetic text.
+    text_sha256: of the text's file, which may change under its name; None for the
+      synthetic text.
+    questions_sha256: likewise.
   """
 
   text: str | None
-  text_bytes: int
+  text_sha256: str | None
   questions: str | None
+  questions_sha256: str | None
   clean: bool
   min_count: int
   max_vocabulary: int | None
@@ -155,8 +159,9 @@ def from_flags() -> Config:
     widths = ["8", "32", "64", "128", "256", "512", "1024", "2048"]
   config = Config(
     text=text,
-    text_bytes=_size(text) if paper else 0,
+    text_sha256=_sha256(_TEXT),
     questions=_QUESTIONS.value,
+    questions_sha256=_sha256(_QUESTIONS),
     clean=_CLEAN.value,
     min_count=_whole(_MIN_COUNT, 5 if paper else 1),
     max_vocabulary=None if _MAX_VOCABULARY.value is None else _whole(_MAX_VOCABULARY, 0),
@@ -173,6 +178,11 @@ def from_flags() -> Config:
     readout_sigma=_number(_READOUT_SIGMA, 0.0),
     uniform_embeddings=_UNIFORM.value,
   )
+  if min(config.widths) < 2:
+    raise DepthMupError(
+      f"--widths={min(config.widths)}: expected at least 2, as the figure shows "
+      "embeddings in a plane"
+    )
   reading.positive(config.lr, "cbow_lr")
   if config.batch_size > BLOCK:
     raise DepthMupError(f"--batch_size={config.batch_size}: expected at most {BLOCK}")
@@ -216,11 +226,16 @@ def _budget() -> float:
   return limit
 
 
-def _size(text: str) -> int:
+def _sha256(flag: flags.FlagHolder) -> str | None:
+  """Of the file that a flag names; read in parts, so it need not fit into memory."""
+  if flag.value is None:
+    return None
   try:
-    return pathlib.Path(text).stat().st_size
+    with pathlib.Path(flag.value).open("rb") as file:
+      return hashlib.file_digest(file, "sha256").hexdigest()
   except OSError as error:
-    raise DepthMupError(f"--text={text} cannot be read: {error.strerror}") from None
+    told = f"--{flag.name}={flag.value} cannot be read: {error.strerror}"
+    raise DepthMupError(told) from None
 
 
 def _whole(flag: flags.FlagHolder | flags.Flag, default: int) -> int:

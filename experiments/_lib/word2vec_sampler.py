@@ -77,7 +77,8 @@ class Epoch:
     near = np.clip(near, 0, len(words) - 1)
     mask = inside & (sentence[near] == sentence[places][:, None])
     mask &= np.abs(offsets)[None, :] <= radius[places][:, None]
-    rng = np.random.default_rng((*self._key, index))
+    # NumPy pads a seed with zeros: with 0 at its end it would be that of the stream.
+    rng = np.random.default_rng((*self._key, 1 + index))
     drawn = self._single if self._sampling.single_target else self._negatives
     targets, labels, weights = drawn(words[places], rng)
     return CbowPositions(

@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import io
+import lzma
 import pathlib
 import re
 import zipfile
@@ -73,9 +74,11 @@ def _opened(path: pathlib.Path) -> Iterator[BinaryIO]:
       f"{path} is no text in UTF-8 ({error.reason} at byte {error.start}); convert it, or "
       "unpack it and name it .gz or .zip by what it is"
     ) from None
-  except (zlib.error, zipfile.BadZipFile, EOFError, gzip.BadGzipFile) as error:
+  except (zlib.error, lzma.LZMAError, zipfile.BadZipFile, EOFError) as error:
     raise DepthMupError(f"{path} is damaged ({error}); get it again") from None
   except (NotImplementedError, RuntimeError) as error:  # an encrypted or exotic member
     raise DepthMupError(f"{path} cannot be unpacked ({error}); unpack it first") from None
   except OSError as error:
+    if error.errno is None:  # of gzip and bz2, whose data are damaged
+      raise DepthMupError(f"{path} is damaged ({error}); get it again") from None
     raise DepthMupError(f"--text={path} cannot be read: {error.strerror}") from None

@@ -7,18 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from experiments._lib.sweeps_claims import Claim, claim
+from experiments._lib.sweeps_claims import Claim, claim, within
 from experiments._lib.word2vec_config import KERNEL, LIMIT
 
 Record = dict[str, Any]
 Rows = Sequence[Record]
 
-#: The exponent of the logits' distance is -1/2 within this.
+#: The exponent of the logits' distance, errors included, is -1/2 within this.
 EXPONENT = 0.1
 #: Narrower nets are no part of the line: of the synthetic text they are further off.
 NARROWEST = 64
-#: Doublings of width that the line must span, and standard errors that are noise.
-SPAN, ERRORS = 4, 2.0
+#: The line must span this factor of width, five doublings.
+SPAN = 32
+#: Noise: so many standard errors, or so large a share of the analogies.
+ERRORS, SHARE = 2.0, 0.02
 
 
 def claims(records: Rows, questions: int, epochs: int) -> dict[str, Claim]:
@@ -78,6 +80,10 @@ def _rises(last: dict[int | str, list[Record]], questions: int) -> Claim:
     return claim(words, measured, False, f"{told}; it falls somewhere by more than noise")
   if not gain(low, limit) > ERRORS:
     return claim(words, measured, None, f"{told}; the differences are within noise")
+  noise = max(ERRORS * math.hypot(errors[wide], errors[limit]), SHARE)
+  if abs(shares[limit] - shares[wide]) > noise:
+    reason = f"{told}; it rises, but not yet to the limit: give wider --widths"
+    return claim(words, measured, None, reason)
   return claim(words, measured, True, told)
 
 
@@ -95,13 +101,17 @@ def _converge(last: dict[int | str, list[Record]]) -> Claim:
   rms = {w: rms_over_seeds(rows) for w, rows in last.items() if w != LIMIT}
   rms = {w: value for w, value in rms.items() if value and w >= NARROWEST}
   measured: Record = {"rms distance": {str(w): value for w, value in rms.items()}}
-  if len(rms) < 3 or max(rms) < min(rms) * 2**SPAN:
-    reason = f"it takes three widths from {NARROWEST} on, over a factor of {2**SPAN}, "
+  if len(rms) < 3 or max(rms) < min(rms) * SPAN:
+    reason = f"it takes three widths from {NARROWEST} on, over a factor of {SPAN}, "
     return claim(words, measured, None, reason + "and the limit")
   slope, error = line(rms)
   measured |= {"exponent": [slope, error]}
   told = f"n^{slope:.3f} +- {error:.3f} from width {min(rms)} to {max(rms)}"
-  return claim(words, measured, abs(slope + 0.5) <= EXPONENT, told)
+  interval = (slope - ERRORS * error, slope + ERRORS * error)
+  seen = within(interval, (-0.5 - EXPONENT, -0.5 + EXPONENT))
+  if seen is None:
+    told += f"; too uncertain to tell within {EXPONENT:g}: give more --widths or --seeds"
+  return claim(words, measured, seen, told)
 
 
 def rms_over_seeds(rows: Rows) -> float | None:
