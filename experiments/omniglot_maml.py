@@ -35,8 +35,9 @@ Measured times and results: experiments/README.md.
 
 Writes config.json, results.jsonl (a record per model and seed), summary.json (the claims,
 under "omniglot_maml"; a pair of numbers is a value and its standard error) and
-omniglot_maml.png. Interrupted, the same command continues, within a model from a state that
-is kept every two minutes.
+omniglot_maml.png. Differences of models are paired by seed and batch of test tasks.
+Interrupted, the same command continues, within a model from a state that is kept every two
+minutes.
 """
 
 import dataclasses
@@ -81,7 +82,8 @@ def main(argv: Sequence[str]) -> None:
   if jax.process_count() > 1:
     raise DepthMupError(f"{NAME} runs in one process; leave out --distributed")
   config = omniglot_config.from_flags()
-  described = {"experiment": NAME, **dataclasses.asdict(config)}
+  archives = omniglot_tasks.digests(config.data_dir, config.sets())
+  described = {"experiment": NAME, **dataclasses.asdict(config), "archives": archives}
   workdir = Workdir(reading.WORKDIR.value, described, claim=False)
   summary = workdir.summary()
   if summary is not None and NAME in summary:

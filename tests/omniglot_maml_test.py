@@ -3,7 +3,9 @@
 import json
 import math
 import pathlib
+import shutil
 
+import numpy as np
 import pytest
 from absl.testing import flagsaver
 
@@ -18,9 +20,20 @@ DATA = pathlib.Path(__file__).parents[2] / "shared" / "data" / "omniglot"
 # Claims ------------------------------------------------------------------------------
 
 
+#: Standard error of a seed's accuracy that comes from how hard its tasks are.
+HARD = 0.03
+
+
 def records(accuracies, error=0.004):
-  """Of two seeds; the model's name -> its accuracy."""
-  found = []
+  """Of two seeds; the model's name -> its accuracy.
+
+  Their difference has the standard error `error` in 50 batches of tasks that are common
+  to the models of a seed; each for itself has HARD in addition.
+  """
+  noise = np.random.default_rng(0).normal(size=(50, 16))
+  # Without mean and correlation, and of standard error 1.
+  noise = np.linalg.qr(noise - noise.mean(axis=0))[0] * math.sqrt(50 * 49)
+  common, own, found = noise.T[:2], iter(noise.T[2:]), []
   for model, value in accuracies.items():
     name, _, width = model.partition(" ")
     for seed in (0, 1):
@@ -30,7 +43,8 @@ def records(accuracies, error=0.004):
           "width": int(width) if width else None,
           "seed": seed,
           "test_accuracy": value + 0.001 * (-1) ** seed,
-          "test_error": error,
+          "test_error": math.hypot(error, HARD),
+          "test_batches": (value + next(own) * error + common[seed] * HARD).tolist(),
         }
       )
   return found
@@ -59,6 +73,16 @@ def test_claims_that_hold_and_that_do_not():
   assert "kernels" not in seen(relu_ntk=None)
   assert seen(**{"width 2": None, "width 8": None})["rises"] is None
   assert seen(error=0.05)["limit"] is None
+  assert seen(error=0.012)["limit"] is None  # a difference of 2 % might hide
+
+
+def test_differences_are_those_of_the_same_tasks():
+  found = claims(records(GOOD), 5)
+  value, error = found["limit"]["measured"]["difference"]
+  assert value == pytest.approx(0.005)
+  # Of two seeds, each the difference of two models with 0.004 of their own.
+  assert error == pytest.approx(0.004)
+  assert found["limit"]["measured"]["limit"][1] == pytest.approx(0.0214, abs=1e-4)
 
 
 # Main --------------------------------------------------------------------------------
@@ -109,6 +133,8 @@ def test_main(tmp_path, folder, capsys):
     assert 0 < r["validation_accuracy"] <= 1
     assert 0 <= r["test_accuracy"] <= 1
     assert r["test_error"] < 0.1
+    assert len(r["test_batches"]) == 50
+    assert np.mean(r["test_batches"]) == pytest.approx(r["test_accuracy"], abs=1e-6)
     assert not r["diverged"]
     assert [step for step, _ in r["train_curve"]] == [1]
   found = json.loads((tmp_path / "summary.json").read_text())["omniglot_maml"]
@@ -159,7 +185,7 @@ def test_the_best_state_is_tested_and_training_goes_on(tmp_path, folder, monkeyp
   def scripted(self, learner, state, part, *args):
     if part == "test":
       return accuracy_of(self, learner, state, part, *args)
-    return scores.pop(0), 0.01
+    return scores.pop(0), 0.01, []
 
   monkeypatch.setattr(omniglot_training.Training, "_accuracy", scripted)
   values |= {"steps": 4, "validation_sets": ["c"]}
@@ -184,6 +210,7 @@ BAD = [
   ({"train_sets": ["../a"]}, "--train_sets='../a'"),
   ({"test_sets": ["b/"]}, "--test_sets='b/'"),
   ({"test_sets": ["b/Latin"]}, "no such alphabet"),
+  ({"test_sets": ["b"], "train_sets": ["a", "b/Tagalog"]}, "every alphabet of it is named"),
   ({"test_sets": ["c"]}, "--test_sets have 1 characters: too few for --ways=3"),
   ({"widths": ["0"]}, "--widths='0'"),
   ({"seeds": 0}, "--seeds=0"),
@@ -197,12 +224,14 @@ BAD = [
   ({"inner_lr": math.nan}, "--inner_lr=nan"),
   ({"test_inner_steps": 0}, "--test_inner_steps=0"),
   ({"test_tasks": 0}, "--test_tasks=0"),
+  ({"test_tasks": 1}, "--test_tasks=1: one task tells no error"),
   ({"meta_clip": 0.0}, "--meta_clip=0.0"),
   ({"meta_lr": -0.1}, "--meta_lr=-0.1"),
   ({"init_sigma_u": -1.0}, "--init_sigma_u=-1.0"),
   ({"bias_multiplier": math.inf}, "--bias_multiplier=inf"),
   ({"width": 64}, "--width=64: omniglot_maml has none"),
   ({"depths": ["4"]}, "omniglot_maml has none"),
+  ({"axis": "width"}, "--axis=width: omniglot_maml has none"),
 ]
 
 
@@ -211,6 +240,21 @@ def test_wrong_flags(tmp_path, folder, values, words):
   with pytest.raises(DepthMupError, match=words):
     run(tmp_path / "w", folder, **values)
   assert not (tmp_path / "w" / "config.json").exists()
+
+
+def test_no_other_model(tmp_path, folder):
+  with flagsaver.as_parsed(model="mlp"), pytest.raises(DepthMupError, match="--model=mlp"):
+    run(tmp_path, folder)
+
+
+def test_other_archives_are_another_run(tmp_path, folder, monkeypatch):
+  monkeypatch.setattr(omniglot_maml.omniglot_figure, "draw", lambda *_: None)
+  own = tmp_path / "archives"
+  shutil.copytree(folder, own)
+  run(tmp_path / "w", str(own), baselines=[])
+  write(own / "b.zip", members({"Tagalog": 5}, "b"))
+  with pytest.raises(DepthMupError, match="holds another run: archives"):
+    run(tmp_path / "w", str(own), baselines=[])
 
 
 @pytest.mark.slow
@@ -230,4 +274,8 @@ def test_the_official_small_sets(tmp_path):
   )
   found = json.loads((tmp_path / "summary.json").read_text())["omniglot_maml"]
   assert found["rises"]["seen"] is True
+  # The limit is at width 512 (0.3 ± 0.2 points above), far from width 2 (13 below).
+  apart, error = found["limit"]["measured"]["difference"]
+  assert abs(apart) < 0.015
+  assert error < 0.004
   assert found["chance"]["seen"] is True

@@ -102,6 +102,19 @@ def test_a_broken_file(tmp_path, breaking, words):
   assert "\n" not in str(caught.value)
 
 
+def test_a_broken_file_of_another_compression(tmp_path):
+  path = tmp_path / "toy.zip"
+  with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+    for name, data in TOY.items():
+      archive.writestr(name, data)
+  data = bytearray(path.read_bytes())
+  at = data.index(b".png") + 4  # the first drawing's, whose head comes first
+  data[at + 9 : at + 40] = b"\xff" * 31
+  path.write_bytes(data)
+  with pytest.raises(DepthMupError, match="truncated, damaged or no zip file"):
+    read_archive(path)
+
+
 NAME = next(iter(TOY))
 WRONG = {
   "parent": ({"../evil.png": b"x"}, "leads out of its folder"),
@@ -176,6 +189,14 @@ def test_parts_and_rotations(folder):
   ("given", "words"),
   [
     (sets(test=("b/Latin",)), "b.zip has no such alphabet, only Korean, Tagalog"),
+    (
+      sets(test=("b",), validation=("b/Korean", "b/Tagalog")),
+      "--test_sets=b: every alphabet of it is named in another set",
+    ),
+    (
+      sets(test=("b/Korean",), validation=("a",), train=("a/Latin", "a/Greek")),
+      "--validation_sets=a: every alphabet of it",
+    ),
     (sets(test=("a",)), "alphabet Greek is in --train_sets and again in --test_sets"),
     (sets(test=("c",)), "has no c.zip"),
     (sets(train=("a/Latin",), test=("a/Latin",)), "Latin is in --train_sets and again"),

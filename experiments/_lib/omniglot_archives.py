@@ -7,7 +7,9 @@ ARCHIVE/ALPHABET/characterNN/XXXX_MM.png, 20 drawings MM of each character, 105x
 black on white.
 """
 
+import hashlib
 import io
+import lzma
 import pathlib
 import re
 import struct
@@ -24,10 +26,28 @@ _ORIGINAL_SIDE = 105
 _MEMBER = re.compile(r"(?:[^/]+/)?([^/]+)/character(\d+)/\d+_(\d+)\.png")
 #: Bytes of a drawing, unpacked; the official ones have a few hundred.
 _LARGEST = 2**18
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, struct.error)
+_DAMAGE = (
+  zipfile.BadZipFile,
+  zlib.error,
+  lzma.LZMAError,
+  EOFError,
+  NotImplementedError,
+  struct.error,
+)
 
 #: Of an alphabet: character number -> drawing number -> member.
 _Members = dict[int, dict[int, zipfile.ZipInfo]]
+
+
+def digest(path: pathlib.Path) -> str:
+  """The sha256 of an archive.
+
+  Raises:
+    DepthMupError: the file is absent.
+  """
+  _must_be(path)
+  with path.open("rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_archive(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -45,10 +65,7 @@ def read_archive(path: pathlib.Path) -> dict[str, np.ndarray]:
       drawings of Omniglot or not all of a character, a drawing of another size, or a
       member whose name leads out of a folder.
   """
-  if not path.is_file():
-    raise DepthMupError(
-      f"{path.parent} has no {path.name}: point --data_dir at the official archives"
-    )
+  _must_be(path)
   try:
     with zipfile.ZipFile(path) as archive:
       alphabets = _members(archive, path)
@@ -62,6 +79,13 @@ def read_archive(path: pathlib.Path) -> dict[str, np.ndarray]:
     raise DepthMupError(
       f"{path} is truncated, damaged or no zip file ({error}); download it again"
     ) from None
+
+
+def _must_be(path: pathlib.Path) -> None:
+  if not path.is_file():
+    raise DepthMupError(
+      f"{path.parent} has no {path.name}: point --data_dir at the official archives"
+    )
 
 
 def _members(archive: zipfile.ZipFile, path: pathlib.Path) -> dict[str, _Members]:

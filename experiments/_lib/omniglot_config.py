@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import re
-from collections.abc import Callable
 from typing import NamedTuple
 
 from absl import flags
@@ -14,8 +13,8 @@ from experiments._lib.omniglot_archives import DRAWINGS
 from experiments._lib.omniglot_kernels import KernelLearner
 from experiments._lib.omniglot_learning import Settings
 from experiments._lib.omniglot_linear import LinearLearner
+from experiments._lib.omniglot_tuned import KERNELS, linear
 from flax_depthmup import DepthMupError
-from flax_depthmup.limits import linear_kernel, relu_nngp, relu_ntk
 
 _SET = "Archives without .zip, or ARCHIVE/ALPHABET, for "
 _TRAIN = flags.DEFINE_list("train_sets", ["images_background_small1"], f"{_SET}training.")
@@ -58,40 +57,8 @@ _FOREIGN = (
   "dataset width depth base_width base_depth optimizer log2_lr eps weight_decay activation "
   "block_depth pre_nonlinearity norm block_multiplier train_boundary head_dim "
   "sequence_length patch rules mesh parametrizations depths log2_lrs log2_multipliers "
-  "window"
+  "window axis"
 )
-
-
-class _Tuned(NamedTuple):
-  """What the paper found best for a linear net, by validation."""
-
-  meta_lr: float
-  sigma_u: float
-  sigma_v: float
-  bias_multiplier: float
-
-
-class _TunedKernel(NamedTuple):
-  """Likewise for a kernel."""
-
-  meta_lr: float
-  kernel: Callable
-
-
-#: log2 of the width -> its own; the limit has those of the widest.
-_LINEAR = {
-  1: _Tuned(meta_lr=0.05, sigma_u=0.5, sigma_v=0.5, bias_multiplier=2.0),
-  3: _Tuned(meta_lr=0.1, sigma_u=0.5, sigma_v=0.25, bias_multiplier=1.0),
-  5: _Tuned(meta_lr=0.4, sigma_u=1.0, sigma_v=0.125, bias_multiplier=0.5),
-  7: _Tuned(meta_lr=0.1, sigma_u=1.0, sigma_v=0.125, bias_multiplier=1.0),
-  9: _Tuned(meta_lr=0.1, sigma_u=1.0, sigma_v=0.03125, bias_multiplier=1.0),
-}
-#: The linear kernel's rate is not stated in the paper; it is that of the others.
-_KERNELS = {
-  "relu_nngp": _TunedKernel(0.05, relu_nngp(sigma_u=1.0, sigma_b=1.0)),
-  "relu_ntk": _TunedKernel(0.05, relu_ntk(sigma_u=0.25, sigma_v=1.0, sigma_b=1.0)),
-  "linear_kernel": _TunedKernel(0.05, linear_kernel),
-}
 
 
 class Model(NamedTuple):
@@ -148,16 +115,18 @@ class Config:
         raise DepthMupError(f"--{name}={value}: expected a finite number of at least 0")
     if self.ways < 2:
       raise DepthMupError("--ways=1: with one class there is nothing to tell apart")
+    if self.test_tasks < 2:
+      raise DepthMupError("--test_tasks=1: one task tells no error; give two or more")
     if self.shots + self.queries > DRAWINGS:
       raise DepthMupError(
         f"--shots={self.shots} and --queries={self.queries}: a character has "
         f"{DRAWINGS} drawings, too few for both"
       )
-    unknown = [name for name in self.baselines if name not in _KERNELS]
+    unknown = [name for name in self.baselines if name not in KERNELS]
     if unknown or len(set(self.baselines)) != len(self.baselines):
       raise DepthMupError(
         f"--baselines={','.join(self.baselines)!r}: expected distinct ones of "
-        f"{', '.join(_KERNELS)}"
+        f"{', '.join(KERNELS)}"
       )
 
   def models(self) -> list[Model]:
@@ -167,7 +136,7 @@ class Config:
 
   def meta_steps(self, model: Model) -> int:
     """How many a model takes."""
-    return self.baseline_steps if model.name in _KERNELS else self.steps
+    return self.baseline_steps if model.name in KERNELS else self.steps
 
   def sets(self) -> dict[str, tuple[str, ...]]:
     """By part."""
@@ -181,16 +150,16 @@ class Config:
 
   def learner(self, model: Model) -> LinearLearner | KernelLearner:
     """The program of a model, with the paper's hyperparameters where none are given."""
-    if model.name in _KERNELS:
-      tuned = _KERNELS[model.name]
-      return KernelLearner(tuned.kernel, tuned.meta_lr, self.settings())
+    if model.name in KERNELS:
+      own = KERNELS[model.name]
+      return KernelLearner(own.kernel, own.meta_lr, self.settings())
     given = {
       "meta_lr": self.meta_lr,
       "sigma_u": self.init_sigma_u,
       "sigma_v": self.init_sigma_v,
       "bias_multiplier": self.bias_multiplier,
     }
-    tuned = _tuned(model.width)._asdict()
+    tuned = linear(model.width)._asdict()
     tuned |= {k: v for k, v in given.items() if v is not None}
     return LinearLearner(model.width, **tuned, settings=self.settings())
 
@@ -198,13 +167,6 @@ class Config:
     """Of the figure."""
     task = f"{self.ways}-way {self.shots}-shot"
     return f"Omniglot, {task}, first-order MAML, {self.steps} meta-steps"
-
-
-def _tuned(width: int | None) -> _Tuned:
-  if width is None:
-    return _LINEAR[max(_LINEAR)]
-  log2 = math.log2(width)
-  return _LINEAR[min(_LINEAR, key=lambda known: abs(known - log2))]
 
 
 def from_flags() -> Config:
@@ -215,6 +177,8 @@ def from_flags() -> Config:
   """
   f = flags.FLAGS
   reading.refuse(NAME, _FOREIGN.split())
+  if f["model"].present:  # it has a default
+    raise DepthMupError(f"--model={f.model}: {NAME} has linear nets alone; leave it out")
   if f.data_dir is None:
     raise DepthMupError(
       "--data_dir is missing: give the folder of Omniglot's archives, such as "

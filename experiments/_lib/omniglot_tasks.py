@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from experiments._lib.omniglot_archives import DRAWINGS, SIDE, read_archive
+from experiments._lib.omniglot_archives import DRAWINGS, SIDE, digest, read_archive
 from flax_depthmup import DepthMupError
 
 PARTS = ("train", "validation", "test")
@@ -31,6 +31,21 @@ class Images:
   characters: int
 
 
+def digests(folder: str, sets: Sets) -> dict[str, str]:
+  """Archive -> sha256, of those that are read.
+
+  Raises:
+    DepthMupError: one is absent.
+  """
+  return {name: digest(path) for name, path in _paths(folder, sets).items()}
+
+
+def _paths(folder: str, sets: Sets) -> dict[str, pathlib.Path]:
+  """Archive -> file, in order."""
+  names = {entry.partition("/")[0] for part in PARTS for entry in sets[part]}
+  return {name: pathlib.Path(folder) / f"{name}.zip" for name in sorted(names)}
+
+
 def load(folder: str, sets: Sets) -> dict[str, Images | None]:
   """The drawings of all parts; None for a part without sets.
 
@@ -43,11 +58,11 @@ def load(folder: str, sets: Sets) -> dict[str, Images | None]:
     sets: by part.
 
   Raises:
-    DepthMupError: as `read_archive`; an alphabet is not in its archive, or in two parts.
+    DepthMupError: as `read_archive`; an alphabet is not in its archive, or in two parts; a
+      part has sets, but all their alphabets are named in another.
   """
   entries = {part: [entry.partition("/") for entry in sets[part]] for part in PARTS}
-  names = {archive for part in PARTS for archive, _, _ in entries[part]}
-  archives = {n: read_archive(pathlib.Path(folder) / f"{n}.zip") for n in sorted(names)}
+  archives = {n: read_archive(path) for n, path in _paths(folder, sets).items()}
   named = {alphabet for part in PARTS for _, _, alphabet in entries[part]}
   taken: dict[str, str] = {}
   found: dict[str, Images | None] = {}
@@ -68,6 +83,11 @@ def load(folder: str, sets: Sets) -> dict[str, Images | None]:
           )
         taken[name] = part
         drawings.append(inside[name])
+    if sets[part] and not drawings:
+      raise DepthMupError(
+        f"--{part}_sets={','.join(sets[part])}: every alphabet of it is named in another "
+        "set, so nothing is left; leave some out there, or give another archive"
+      )
     found[part] = _images(drawings, turned=part != "test") if drawings else None
   return found
 

@@ -20,6 +20,8 @@ Record = dict[str, Any]
 #: Meta-steps of one call, after which there may be a validation; the paper's epoch.
 EPOCH = 100
 KEEP_SECONDS = 120.0
+#: Batches of test tasks whose means a record keeps, to compare models task by task.
+_BATCHES = 50
 
 
 class Training:
@@ -93,7 +95,7 @@ class Training:
     c = self._config
     found = self._accuracy(
       learner, now, "validation", seed, c.validation_tasks, c.inner_steps
-    )
+    )[:2]
     best = note["validation"]
     if best is not None and found[0] <= best[0]:
       return {"now": now, "best": state["best"]}
@@ -102,12 +104,14 @@ class Training:
 
   def _accuracy(
     self, learner: Any, state: Any, part: str, seed: int, count: int, inner_steps: int
-  ) -> tuple[float, float]:
-    """Mean over tasks, and its standard error."""
+  ) -> tuple[float, float, list[float]]:
+    """Mean over tasks, its standard error, and the means of batches of tasks."""
     tasks = self._tasks(part, seed, 0, count)
     images = self._pixels["train"], self._pixels[part]
     right = np.asarray(_evaluate(learner, state, *images, tasks, inner_steps), np.float64)
-    return float(right.mean()), float(right.std() / np.sqrt(count))
+    batches = np.array_split(right, min(_BATCHES, count))
+    means = [round(float(own.mean()), 6) for own in batches]
+    return float(right.mean()), float(right.std() / np.sqrt(count)), means
 
   def _tested(
     self, model: Model, seed: int, learner: Any, state: Any, note: Record
@@ -117,8 +121,8 @@ class Training:
     test = functools.partial(
       self._accuracy, learner, state["best"], "test", seed, c.test_tasks
     )
-    accuracy, error = test(c.test_inner_steps)
-    early, early_error = test(c.inner_steps)
+    accuracy, error, batches = test(c.test_inner_steps)
+    early, early_error, _ = test(c.inner_steps)
     finite = all(np.isfinite(np.asarray(x)).all() for x in jax.tree.leaves(state["now"]))
     return {
       **model._asdict(),
@@ -130,6 +134,7 @@ class Training:
       "best_meta_step": validation[2],
       "test_accuracy": accuracy,
       "test_error": error,
+      "test_batches": batches,
       "test_as_trained_accuracy": early,
       "test_as_trained_error": early_error,
       "train_curve": note["curve"],

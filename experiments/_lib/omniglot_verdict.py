@@ -3,6 +3,8 @@
 import math
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from experiments._lib.sweeps_claims import Claim, claim
 
 Record = dict[str, Any]
@@ -10,7 +12,7 @@ Record = dict[str, Any]
 #: A difference is none of noise beyond this many standard errors.
 BEYOND = 2.0
 #: Standard errors of a difference above this say nothing of a limit.
-PRECISE = 0.02
+PRECISE = 0.0075
 
 
 class Accuracy(NamedTuple):
@@ -48,15 +50,14 @@ def claims(records: list[Record], ways: int) -> dict[str, Claim]:
   """
   found = accuracies(records)
   widths = sorted({r["width"] for r in records if r["width"] is not None})
-  finite = [found[f"width {w}"] for w in widths]
   kernels = [n for n in found if n != "limit" and not n.startswith("width")]
   judged = {
-    "rises": _rises(widths, finite),
-    "limit": _limit(widths[-1], finite[-1], found["limit"]),
+    "rises": _rises(records, widths, found),
+    "limit": _limit(records, widths[-1], found),
     "chance": _chance(found, 1 / ways),
   }
   if kernels:
-    judged["kernels"] = _kernels(found["limit"], {n: found[n] for n in kernels})
+    judged["kernels"] = _kernels(records, kernels)
   return judged
 
 
@@ -70,8 +71,21 @@ def _mean(values: list[tuple[float, float]]) -> Accuracy:
   return Accuracy(mean, max(tasks, scatter))
 
 
-def _difference(a: Accuracy, b: Accuracy) -> Accuracy:
-  return Accuracy(a.mean - b.mean, math.hypot(a.error, b.error))
+def _difference(records: list[Record], a: str, b: str) -> Accuracy:
+  """Model a less model b.
+
+  The models of a seed are tested on the same tasks, some hard and some easy: within
+  batches of tasks the difference is more precise than each model's own accuracy.
+  """
+  firsts, seconds = ({r["seed"]: r for r in records if name(r) == n} for n in (a, b))
+  return _mean([_paired(firsts[seed], seconds[seed]) for seed in firsts])
+
+
+def _paired(a: Record, b: Record) -> tuple[float, float]:
+  """The difference of one seed, and its standard error."""
+  batches = np.subtract(a["test_batches"], b["test_batches"])
+  error = float(batches.std(ddof=1)) / math.sqrt(len(batches))
+  return a["test_accuracy"] - b["test_accuracy"], error
 
 
 def _above(difference: Accuracy) -> bool | None:
@@ -81,27 +95,29 @@ def _above(difference: Accuracy) -> bool | None:
   return difference.mean > 0
 
 
-def _rises(widths: list[int], finite: list[Accuracy]) -> Claim:
+def _rises(records: list[Record], widths: list[int], found: dict[str, Accuracy]) -> Claim:
   words = "test accuracy rises with width, and nowhere falls beyond noise"
-  rise = _difference(finite[-1], finite[0])
-  pairs = zip(finite[1:], finite[:-1], strict=True)
-  steps = [_difference(b, a) for b, a in pairs]
+  names = [f"width {w}" for w in widths]
+  rise = _difference(records, names[-1], names[0])
+  pairs = zip(names[1:], names[:-1], strict=True)
+  steps = [_difference(records, b, a) for b, a in pairs]
   seen = None if len(widths) == 1 else _above(rise)
   if any(_above(step) is False for step in steps):
     seen = False
-  measured = {f"width {w}": list(a) for w, a in zip(widths, finite, strict=True)}
+  measured = {n: list(found[n]) for n in names}
   told = f"{_text(rise)} from width {widths[0]} to {widths[-1]}"
   return claim(words, measured, seen, told)
 
 
-def _limit(width: int, widest: Accuracy, limit: Accuracy) -> Claim:
+def _limit(records: list[Record], width: int, found: dict[str, Accuracy]) -> Claim:
   words = "the limit is within noise of the largest width"
-  apart = _difference(limit, widest)
+  apart = _difference(records, "limit", f"width {width}")
   seen: bool | None = abs(apart.mean) <= BEYOND * apart.error
   told = f"limit less width {width}: {_text(apart)}"
   if seen and apart.error > PRECISE:
     seen, told = None, f"{told}, so more tasks are needed"
-  measured = {"limit": list(limit), f"width {width}": list(widest)}
+  measured = {n: list(found[n]) for n in ("limit", f"width {width}")}
+  measured["difference"] = list(apart)
   return claim(words, measured, seen, told)
 
 
@@ -113,9 +129,9 @@ def _chance(found: dict[str, Accuracy], chance: float) -> Claim:
   return claim(words, {n: list(a) for n, a in found.items()}, _all(verdicts), told)
 
 
-def _kernels(limit: Accuracy, kernels: dict[str, Accuracy]) -> Claim:
+def _kernels(records: list[Record], kernels: list[str]) -> Claim:
   words = "the kernels, which learn no features, are below the limit"
-  gaps = {n: _difference(limit, a) for n, a in kernels.items()}
+  gaps = {n: _difference(records, "limit", n) for n in kernels}
   told = "limit less " + ", ".join(f"{n}: {_text(gap)}" for n, gap in gaps.items())
   measured = {n: list(gap) for n, gap in gaps.items()}
   return claim(words, measured, _all([_above(g) for g in gaps.values()]), told)
