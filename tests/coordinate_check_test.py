@@ -43,6 +43,7 @@ def test_a_sound_net_passes():
   assert set(found.rows[0]) == set(columns.split())
 
 
+@pytest.mark.slow
 def test_a_sound_net_passes_over_width():
   """With the ODE scaling, whose width rule is the same; wide nets, as corrections to
   the readout's movements fall only as 1/sqrt(n), and without the probe of eps, where

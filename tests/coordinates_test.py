@@ -91,10 +91,16 @@ def slopes(alpha, gamma, rate, time):
 
 
 STABLE = [
-  ("1/2", "1/2"),
   *(
     pytest.param(p, marks=pytest.mark.slow)
-    for p in ((1, 0), ("3/4", "1/4"), ("1/2", 1), (1, "1/2"), ("3/4", "3/4"))
+    for p in (
+      ("1/2", "1/2"),
+      (1, 0),
+      ("3/4", "1/4"),
+      ("1/2", 1),
+      (1, "1/2"),
+      ("3/4", "3/4"),
+    )
   ),
 ]
 UNSTABLE = [pytest.param((a, 0), marks=pytest.mark.slow) for a in ("1/2", "3/4")]

@@ -78,6 +78,7 @@ def test_the_depth_rules_keep_it(alpha, gamma, octaves):
   assert max(found[1:]) - min(found[1:]) <= 1
 
 
+@pytest.mark.slow
 def test_without_its_factor_the_ode_drifts_up():
   """gamma = 1 leaves SGD's rate at L^(alpha-gamma) = 1 instead of L."""
   found = [largest_stable(1, 1, depth) for depth in DEPTHS]

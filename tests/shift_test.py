@@ -34,7 +34,7 @@ def losses(gamma, depth, rates, optimizer):
   ("depth", "optimizer"),
   [
     (4, "adam"),
-    (16, "lion"),
+    pytest.param(16, "lion", marks=pytest.mark.slow),
     *(pytest.param(d, "adam", marks=pytest.mark.slow) for d in (8, 16)),
   ],
 )

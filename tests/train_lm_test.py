@@ -193,6 +193,7 @@ def test_another_run_is_refused(run, tmp_path, monkeypatch, values, words, keep_
     run(tmp_path, steps=3, **values)
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_give_the_same_steps(run, tmp_path):
   run(tmp_path / "whole", steps=4)
   run(tmp_path / "parts", steps=4, accumulate=4)

@@ -113,6 +113,7 @@ def test_a_sharded_run_is_the_same(whole, tmp_path):
     np.testing.assert_allclose(losses(tmp_path, split), losses(whole, split), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_net_of_the_flags(tmp_path):
   run(
     tmp_path,

@@ -90,7 +90,7 @@ def slopes(preset, depth, widths):
   [
     (dmup.mup, 2, (32, 512)),
     pytest.param(dmup.mup, 2, (32, 128, 512), marks=pytest.mark.slow),
-    (dmup.complete_p, 4, (32, 512)),
+    pytest.param(dmup.complete_p, 4, (32, 512), marks=pytest.mark.slow),
   ],
 )
 def test_under_mup_and_complete_p_movements_are_flat_in_width(preset, depth, widths):
