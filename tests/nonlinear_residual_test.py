@@ -237,24 +237,6 @@ def test_the_ode_of_a_smooth_net_is_reached_by_its_law():
   np.testing.assert_allclose(run.forward_kernel[-1], spanned, atol=1e-9)
 
 
-@pytest.mark.slow
-def test_nets_beyond_one_half_follow_the_ode():
-  """alpha = 0.9, gamma = 0.1: noise L^-0.8; n = 512, 12 seeds, L = 128; within 0.05."""
-  x, y = data(4, 1)
-  single = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
-  fields = {"width": 512, "depth": 128, "phi": jnp.tanh, "loss_derivative": square}
-  runs = [
-    finite_residual.train(jax.random.key(s), *single, 128**-0.9, 128**-0.1, **fields)
-    for s in range(12)
-  ]
-  mean = np.mean([np.asarray(run.outputs) for run in runs], 0)
-  want = infinite_depth(
-    lambda d: residual_ode(x, y, jnp.tanh, alpha=0.9, depth=d, loss_derivative=square),
-    depth=64,
-  )
-  assert np.abs(mean - want.outputs.value).max() < 0.05
-
-
 X, Y = data(3, 2)
 WRONG = {
   "activation": ({"activation": "swish"}, "activation='swish' is unknown: expected one of"),
