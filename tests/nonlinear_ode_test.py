@@ -120,6 +120,7 @@ def test_a_batch_of_two_copies_is_one_sample():
 
 X, Y = data()
 WRONG = {
+  "zero": ({"inputs": X * [[[1]], [[0]], [[1]], [[1]]]}, "input 0 of step 1 is zero"),
   "kink": ({"phi": jax.nn.relu}, "relu"),
   "groups": ({"groups": 1}, "groups=1: expected at least 2"),
   "particles": (

@@ -31,7 +31,11 @@ import numpy as np
 from flax_depthmup.checks import check_size
 from flax_depthmup.errors import DepthMupError
 from flax_depthmup.limits.activation import derivatives
-from flax_depthmup.limits.residual_checks import check_run, check_scale
+from flax_depthmup.limits.residual_checks import (
+  check_no_zero_input,
+  check_run,
+  check_scale,
+)
 from flax_depthmup.limits.residual_training import LossDerivative
 
 #: Added to the diagonal of a covariance, relative to its trace: samples may coincide.
@@ -69,7 +73,7 @@ def nonlinear_ode(
   Memory of a group is about 12 M L (TB)^2 bytes: 170 MB at the defaults, L = 64, T = 8.
 
   Args:
-    inputs: [T, B, d_in], one batch a step.
+    inputs: [T, B, d_in], one batch a step, no input zero.
     targets: a tree of arrays [T, ...], handed on step by step.
     phi: a function of a jax array, entry by entry, with two derivatives.
     depth: L, layers of the grid.
@@ -82,7 +86,8 @@ def nonlinear_ode(
     seed: of all draws.
 
   Raises:
-    DepthMupError: wrong shapes or numbers, a phi with a kink, or a run that diverges.
+    DepthMupError: wrong shapes or numbers, an input of norm zero, a phi with a kink, or
+      a run that diverges.
   """
   for value, name in ((depth, "depth"), (particles, "particles"), (groups, "groups")):
     check_size(value, name)
@@ -90,6 +95,7 @@ def nonlinear_ode(
     raise DepthMupError("groups=1: expected at least 2, whose scatter is the error")
   derivatives(phi, 2)  # raises on kinks, whose phi'' is not what jax says
   inputs, targets = check_run(inputs, targets, loss_derivative, d_out)
+  check_no_zero_input(inputs)
   if particles < 10 * (inputs.shape[2] + d_out):
     raise DepthMupError(
       f"particles={particles}: expected at least ten times the {inputs.shape[2]} features "

@@ -56,7 +56,12 @@ from flax_depthmup.exponents import Exponent, as_exponent
 from flax_depthmup.limits.activation import derivatives
 from flax_depthmup.limits.float64 import in_float64
 from flax_depthmup.limits.gaussian_duals import check_smooth, gaussian_duals
-from flax_depthmup.limits.residual_checks import check_finite, check_run, check_scale
+from flax_depthmup.limits.residual_checks import (
+  check_finite,
+  check_no_zero_input,
+  check_run,
+  check_scale,
+)
 from flax_depthmup.limits.residual_training import (
   Layer,
   LossDerivative,
@@ -195,10 +200,7 @@ def _run(
   if callable(law.activation):
     _check_activation(law.activation)
   inputs, targets = check_run(inputs, targets, loss_derivative, d_out)
-  norms = jnp.abs(inputs).sum(-1)
-  if not isinstance(norms, jax.core.Tracer) and not (norms > 0).all():
-    t, i = (int(k) for k in jnp.argwhere(norms == 0)[0])
-    raise DepthMupError(f"input {i} of step {t} is zero; leave it out, or add a constant")
+  check_no_zero_input(inputs)
   check_scale(learning_rate, "learning_rate")
   check_scale(branch_multiplier, "branch_multiplier")
   squared = jnp.asarray(branch_multiplier, inputs.dtype) ** 2

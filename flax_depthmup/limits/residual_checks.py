@@ -9,6 +9,7 @@ import numpy as np
 
 from flax_depthmup.checks import check_size, is_number
 from flax_depthmup.errors import DepthMupError
+from flax_depthmup.limits.batches import scalar
 from flax_depthmup.limits.residual_training import LossDerivative, ResidualTraining
 
 
@@ -59,11 +60,21 @@ def check_run(
   return inputs, targets
 
 
+def check_no_zero_input(inputs: jax.Array) -> None:
+  """Raises `DepthMupError` on an input [T, B, d_in] of norm zero, unless traced.
+
+  Its features have variance zero, by which expectations of a nonlinearity divide.
+  """
+  norms = jnp.abs(inputs).sum(-1)
+  if not isinstance(norms, jax.core.Tracer) and not (norms > 0).all():
+    t, i = (int(k) for k in jnp.argwhere(norms == 0)[0])
+    raise DepthMupError(f"input {i} of step {t} is zero; leave it out, or add a constant")
+
+
 def check_scale(value: Any, name: str) -> None:
   """Raises `DepthMupError` unless it is a positive number, or traced."""
-  if not isinstance(value, jax.core.Tracer) and not (
-    is_number(_item(value)) and _item(value) > 0
-  ):
+  number = scalar(value)
+  if not isinstance(value, jax.core.Tracer) and not (is_number(number) and number > 0):
     raise DepthMupError(f"{name}={value!r}: expected a finite number above 0")
 
 
@@ -96,8 +107,3 @@ def _floats(values: Any, name: str) -> jax.Array:
   if not isinstance(array, jax.core.Tracer) and not jnp.isfinite(array).all():
     raise DepthMupError(f"{name} are not finite everywhere; give finite numbers")
   return array
-
-
-def _item(value: Any) -> Any:
-  zero_dimensional = isinstance(value, jax.Array | np.ndarray) and value.ndim == 0
-  return value.item() if zero_dimensional else value
