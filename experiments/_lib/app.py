@@ -48,7 +48,14 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         raise
       print(
         f"error: the devices are out of memory ({str(error).splitlines()[0]}); split the "
-        "net with --mesh=fsdp:-1, recompute with --remat, or use --accumulate",
+        "net with --mesh=fsdp:-1, recompute with --remat, use --accumulate, or take "
+        "smaller sizes",
+        file=sys.stderr,
+      )
+      sys.exit(1)
+    except MemoryError as error:  # of numpy, in words: how much it is and of what shape
+      print(
+        f"error: the machine is out of memory ({error}); take smaller sizes",
         file=sys.stderr,
       )
       sys.exit(1)
