@@ -28,7 +28,7 @@ class Trained(NamedTuple):
 
 @functools.partial(
   jax.jit,
-  static_argnames=("width", "depth", "phi", "loss_derivative", "d_out", "layers", "mean"),
+  static_argnames=("width", "depth", "phi", "loss_derivative", "d_out", "layers"),
 )
 def train(
   key: jax.Array,
@@ -43,7 +43,6 @@ def train(
   loss_derivative: Callable[[jax.Array, Any], jax.Array],
   d_out: int = 1,
   layers: tuple[int, ...] = (),
-  mean: bool = True,
 ) -> Trained:
   """Trains one net.
 
@@ -59,7 +58,6 @@ def train(
     loss_derivative: (f [B, d_out], targets) -> [B, d_out].
     d_out: outputs.
     layers: of the kernel, each 0 .. L.
-    mean: whether branches subtract their mean.
   """
   steps, batch, d_in = inputs.shape
   dtype = inputs.dtype
@@ -72,7 +70,7 @@ def train(
 
   w0 = jax.lax.map(weights, jax.random.split(key_w, depth))
   step_of = jnp.repeat(jnp.arange(steps), batch)
-  branch = _branch(phi, mean)
+  branch = _branch(phi)
 
   def step(carry: Any, at: Any) -> Any:
     (xs, dhs), (t, x_t, target) = carry, at
@@ -109,9 +107,11 @@ def train(
   return Trained(f, kernel)
 
 
-def _branch(phi: Any, mean: bool) -> Callable[[jax.Array], jax.Array]:
+def _branch(phi: Callable[[jax.Array], jax.Array] | None) -> Callable[..., jax.Array]:
+  """G phi(h); h itself without phi."""
+
   def branch(h: jax.Array) -> jax.Array:
     out = h if phi is None else phi(h)
-    return out - out.mean(-1, keepdims=True) if mean and phi is not None else out
+    return out if phi is None else out - out.mean(-1, keepdims=True)
 
   return branch
