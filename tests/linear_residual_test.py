@@ -295,6 +295,8 @@ def test_wrong_positions_and_layers():
   for layer in (5, True, 1.0):
     with pytest.raises(DepthMupError, match=f"layer={layer}: expected 0 to 4"):
       layer_coefficients(solve(X, Y, 4), layer)
+  with pytest.raises(DepthMupError, match="found is int: expected a ResidualTraining"):
+    layer_coefficients(3, 1)
   assert layer_coefficients(solve(X, Y, 4), np.int64(2))[0][0].shape == (6, 6, 4)
 
 

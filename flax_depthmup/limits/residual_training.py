@@ -101,8 +101,13 @@ def layer_coefficients(
     over sqrt(v).
 
   Raises:
-    DepthMupError: no such layer.
+    DepthMupError: no run, or no such layer.
   """
+  if not isinstance(found, ResidualTraining):
+    raise DepthMupError(
+      f"found is {type(found).__name__}: expected a ResidualTraining, as linear_residual "
+      "gives it"
+    )
   depth = len(found.forward_kernel) - 1
   whole = isinstance(layer, Integral) and not isinstance(layer, bool)
   if not whole or not 0 <= layer <= depth:
