@@ -65,13 +65,13 @@ class Axes:
 
   The written form is ``"stacked | in -> out"``:
 
-    "embed -> mlp"                a hidden matrix, shape [embed, mlp]
-    "(inputs) -> embed"           a first layer; inputs is a finite axis
-    "embed -> (classes)"          a readout
-    "-> embed"                    a bias or a gain
-    "(kh) (kw) embed -> embed"    a convolution
-    "layers | embed -> embed"     a stack of hidden matrices
-    "->"                          a scalar
+      "embed -> mlp"                a hidden matrix, shape [embed, mlp]
+      "(inputs) -> embed"           a first layer; inputs is a finite axis
+      "embed -> (classes)"          a readout
+      "-> embed"                    a bias or a gain
+      "(kh) (kw) embed -> embed"    a convolution
+      "layers | embed -> embed"     a stack of hidden matrices
+      "->"                          a scalar
 
   Attributes:
     axes: one `Axis` per axis of the parameter.

@@ -76,15 +76,15 @@ class Annotated(struct.PyTreeNode, nn.meta.AxisMetadata):
       return self.value.get_partition_spec()
     return jax.P(*(axis.name for axis in self.axes.axes))
 
-  @property
-  def scales(self) -> Scales:
-    """The numbers of this parameter."""
+  def scales(self, net_depth: int | None = None) -> Scales:
+    """The numbers of this parameter; for `net_depth` see `resolve`."""
     shape = jax.tree.leaves(self.value)[0].shape
     return resolve(
       self.axes,
       shape,
       self.parametrization,
       depth=self.depth,
+      net_depth=net_depth,
       base_std=self.base_std,
       trainable=self.trainable,
       folded=self.folded,
@@ -158,7 +158,9 @@ def scales_of(boxed_params: Any) -> Any:
       'kernel_init=dmup.with_axes(init, "embed -> embed", parametrization)'
     )
   _check_base_sizes_used([box for _, box in boxes])
-  return jax.tree.map(lambda box: box.scales, boxed_params, is_leaf=is_annotated)
+  depths = {box.depth for _, box in boxes} - {None}
+  net_depth = depths.pop() if len(depths) == 1 else None
+  return jax.tree.map(lambda box: box.scales(net_depth), boxed_params, is_leaf=is_annotated)
 
 
 def _check_base_sizes_used(boxes: list[Annotated]) -> None:

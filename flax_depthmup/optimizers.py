@@ -7,14 +7,14 @@ from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import jax
-import jax.numpy as jnp
 import optax
 
+from flax_depthmup.axes import Kind
 from flax_depthmup.checks import check_nonnegative, is_number
 from flax_depthmup.errors import DepthMupError
-from flax_depthmup.paths import path_name
-from flax_depthmup.scales import Scales
-from flax_depthmup.transforms import named_leaves, scale_by_parametrization
+from flax_depthmup.families import MUON
+from flax_depthmup.transforms import is_scales, scale_by_parametrization
+from flax_depthmup.weight_decay import add_decayed_weights
 
 LearningRate = float | jax.Array | Callable[[jax.Array], jax.Array]
 Decay = Literal[
@@ -110,10 +110,65 @@ def adamw(
     return optax.chain(
       q,
       optax.scale_by_learning_rate(learning_rate),
-      _add_decay(-weight_decay, decay, scales, mask),
+      add_decayed_weights(-weight_decay, scales, mask=mask),
     )
-  shrink = _add_decay(weight_decay, decay, scales, mask)
+  factor = "size_independent" if decay == "independent_peak" else decay
+  shrink = add_decayed_weights(weight_decay, scales, factor, mask)
   return _with_rate(optax.chain(q, shrink), learning_rate)
+
+
+def muon(
+  learning_rate: LearningRate,
+  scales: Any,
+  *,
+  adam_learning_rate: LearningRate,
+  beta: float = 0.95,
+  nesterov: bool = True,
+  weight_decay: float = 0.0,
+  mask: Any = None,
+  b1: float = 0.9,
+  b2: float = 0.999,
+  eps: float = 1e-8,
+) -> optax.GradientTransformationExtraArgs:
+  """Muon for the hidden matrices, Adam for all else, both under the parametrization.
+
+  A hidden matrix moves by learning_rate * sqrt(m_out/m_in) m_L^(-gamma) times an
+  orthogonal matrix, m the ratios to the base net, where sqrt(fan_out/fan_in) is not
+  taken out: tuned on the base net, not carried over from another Muon. Matrices are
+  [fan_in, fan_out], heads together, layer by layer (the family `MUON`).
+
+  Args:
+    learning_rate: of the hidden matrices.
+    scales: the tree of `Scales` of `dmup.init`.
+    adam_learning_rate: of embeddings, readout, gains and biases.
+    beta: decay of Muon's momentum.
+    nesterov: of Muon.
+    weight_decay: times the learning rate of the group, whatever the size.
+    mask: which parameters decay; see `adamw`.
+    b1: decay of Adam's first moment.
+    b2: decay of its second moment.
+    eps: of Adam.
+
+  Raises:
+    DepthMupError: as `adamw` does.
+
+  References: Jordan et al., Muon, 2024; arXiv 2603.00541 and 2512.05620 for the
+  scaling of its learning rate.
+  """
+  _check_decay_rate(beta, "beta")
+  q = optax.contrib.scale_by_muon(beta=beta, nesterov=nesterov)
+  groups = {
+    "muon": (scale_by_parametrization(q, scales, family=MUON), learning_rate),
+    "adam": (_adam(scales, b1, b2, eps), adam_learning_rate),
+  }
+  shrink = add_decayed_weights(weight_decay, scales, mask=mask)
+  labels = jax.tree.map(
+    lambda s: "muon" if s.kind is Kind.HIDDEN else "adam", scales, is_leaf=is_scales
+  )
+  return optax.partition(
+    {name: _with_rate(optax.chain(tx, shrink), lr) for name, (tx, lr) in groups.items()},
+    labels,
+  )
 
 
 def _adam(scales: Any, b1: float, b2: float, eps: float):
@@ -135,45 +190,3 @@ def _with_rate(tx: optax.GradientTransformation, learning_rate: LearningRate):
   if not callable(learning_rate) and not array:
     check_nonnegative(learning_rate, "learning_rate")
   return optax.chain(tx, optax.scale_by_learning_rate(learning_rate))
-
-
-def _add_decay(
-  weight_decay: float | jax.Array, decay: Decay, scales: Any, mask: Any
-) -> optax.GradientTransformation:
-  """updates + weight_decay * factor * params for trainable, masked-in parameters."""
-
-  def factor(s: Scales) -> float:
-    if decay == "coupled":
-      return s.update_factor
-    return s.depth_update_factor if decay == "width_compensated" else 1.0
-
-  factors = {name: factor(s) for name, s in named_leaves(scales) if s.trainable}
-
-  def update_fn(updates, state, params=None, **extra_args):
-    del extra_args
-    if params is None:
-      raise DepthMupError(
-        "adamw decays the parameters: call update(grads, state, params) with them"
-      )
-    chosen = dict(named_leaves(mask(params) if callable(mask) else mask))
-
-    def shrink(path, u, p):
-      name = path_name(path)
-      if name not in factors or not (mask is None or _chosen(name, chosen)):
-        return u
-      return u + jnp.asarray(weight_decay * factors[name], u.dtype) * p.astype(u.dtype)
-
-    return jax.tree_util.tree_map_with_path(shrink, updates, params), state
-
-  return optax.GradientTransformationExtraArgs(optax.init_empty_state, update_fn)
-
-
-def _chosen(name: str, mask: dict[str, Any]) -> bool:
-  """The mask's value for a parameter: its own, or that of a subtree it is in."""
-  for prefix, value in mask.items():
-    if prefix in (name, "(the root)") or name.startswith(f"{prefix}/"):
-      return bool(value)
-  raise DepthMupError(
-    f"mask says nothing of parameter {name}; give a tree of booleans like the "
-    "parameters, or a prefix of it"
-  )

@@ -9,6 +9,7 @@ from typing import Any
 
 from flax_depthmup.axes import Axes, Kind, Role
 from flax_depthmup.checks import check_nonnegative, check_size
+from flax_depthmup.errors import DepthMupError
 from flax_depthmup.parametrizations.base import Parametrization, check_parametrization
 
 
@@ -23,42 +24,55 @@ class Scales:
     kind: input, hidden, output, vector or scalar.
     axes: the annotation, written "stacked | in -> out".
     axis_names: the names alone, one per axis of the shape, in its order.
+    roles: in, out or stacked, one per axis of the shape, in its order.
     shape: the shape these scales were resolved for.
+    base_shape: the shape in the base net; stacked and finite axes as they are.
     init_std: standard deviation of the initialization; with `with_axes`, that
       of an initializer of gain 1. Biases and gains, which start at a constant,
       are multiplied by it (1 except under Table 9).
+    std_factor: `init_std` over that of the base net.
     multiplier: of the parameter in the forward pass; applied by our layers.
     gradient_factor: n^d (L/L0)^delta with delta = alpha: multiplies the
       gradient on its way into the optimizer's Q.
     width_update_factor: n^(-c).
     depth_update_factor: (L/L0)^(-gamma), 1 outside residual branches.
     trainable: False where the layer is frozen; its updates are zero.
+    adam_only: the gradient factor only says how eps scales, as in a preset that was
+      published for Adam alone; no optimizer that is linear in the gradient may use it.
   """
 
   kind: Kind
   axes: str
   axis_names: tuple[str, ...]
+  roles: tuple[str, ...]
   shape: tuple[int, ...]
+  base_shape: tuple[int, ...]
   init_std: float
+  std_factor: float
   multiplier: float
   gradient_factor: float
   width_update_factor: float
   depth_update_factor: float
   trainable: bool = True
+  adam_only: bool = False
 
   @property
   def update_factor(self) -> float:
     """n^(-c) (L/L0)^(-gamma), multiplies the output of Q; 0 where frozen."""
     return self.width_update_factor * self.depth_update_factor * self.trainable
 
+  def fans(self, shape: tuple[int, ...]) -> tuple[int, int]:
+    """(fan_in, fan_out) at `shape`: that of the parameter, or `base_shape`."""
+
+    def size(role: Role) -> int:
+      return math.prod(n for n, r in zip(shape, self.roles, strict=True) if r == role.value)
+
+    return size(Role.IN), size(Role.OUT)
+
   def as_dict(self) -> dict[str, Any]:
     """A description that JSON can hold."""
-    fields = dataclasses.asdict(self)
-    return (
-      fields
-      | {"kind": self.kind.value, "shape": list(self.shape)}
-      | {"axis_names": list(self.axis_names)}
-    )
+    fields = dataclasses.asdict(self) | {"kind": self.kind.value}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
 
 
 def resolve(
@@ -67,6 +81,7 @@ def resolve(
   parametrization: Parametrization,
   *,
   depth: int | None = None,
+  net_depth: int | None = None,
   base_std: float | None = None,
   trainable: bool = True,
   folded: bool = False,
@@ -79,6 +94,8 @@ def resolve(
     parametrization: the rule and the base sizes.
     depth: number of blocks L of the stack whose branch the parameter is in;
       None outside of residual branches.
+    net_depth: L, outside of residual branches too; for an `eps_rule` that wants it
+      there.
     base_std: standard deviation in the base net. None: 1/sqrt(fan_in) there.
     trainable: False for a frozen layer.
     folded: True gives the equal form without a forward multiplier, for layers
@@ -88,7 +105,7 @@ def resolve(
 
   Raises:
     DepthMupError: `parametrization` is none, axes and shape disagree, an axis
-      has no base size, a size is not positive.
+      has no base size, a size is not positive, `net_depth` is wanted and missing.
   """
   check_parametrization(parametrization)
   axes, p = Axes.parse(axes), parametrization
@@ -109,15 +126,46 @@ def resolve(
 
   multiplier = power(row.multiplier)
   fold = multiplier if folded else 1.0
+  if p.eps_rule is None:
+    gradient_factor = power(row.gradient) * m_depth ** float(p.alpha)
+  else:
+    gradient_factor = 1 / _eps_factor(p, axes, m_in, m_out, depth, net_depth)
   return Scales(
     kind=p.kind(axes),
     axes=str(axes),
     axis_names=tuple(axis.name for axis in axes.axes),
+    roles=tuple(axis.role.value for axis in axes.axes),
     shape=tuple(shape),
+    base_shape=base,
     init_std=base_std * power(row.std) * fold,
+    std_factor=power(row.std) * fold,
     multiplier=multiplier / fold,
-    gradient_factor=power(row.gradient) * fold * m_depth ** float(p.alpha),
+    gradient_factor=gradient_factor * fold,
     width_update_factor=power(row.update) * fold,
     depth_update_factor=m_depth ** -float(p.gamma),
     trainable=trainable,
+    adam_only=p.eps_rule is not None,
   )
+
+
+def _eps_factor(
+  p: Parametrization,
+  axes: Axes,
+  m_in: float,
+  m_out: float,
+  depth: int | None,
+  net_depth: int | None,
+) -> float:
+  """What the eps rule of a preset multiplies eps by."""
+  kind, inside = p.kind(axes), depth is not None
+  m_width = {Kind.SCALAR: 1.0, Kind.OUTPUT: m_in}.get(kind, m_out)
+  factor = 1 / m_width if p.eps_rule.by_width(kind, inside) else 1.0
+  if not p.eps_rule.by_depth(kind, inside):
+    return factor
+  depth = net_depth if depth is None else depth
+  if depth is None:
+    raise DepthMupError(
+      f'{p.name} scales eps of "{axes}" by the depth of the net, which is not known '
+      "outside of its residual branches; give net_depth="
+    )
+  return factor * p.depth_ratio(depth) ** -float(p.alpha)

@@ -141,7 +141,7 @@ def spec(names: Sequence[str | None], mesh: Mesh, rules: Rules = DEFAULT_RULES) 
   used: set[str] = set()
   parts = []
   for name in names:
-    wanted = _as_tuple(rules.get(name))
+    wanted = () if name is None else _as_tuple(rules.get(name))
     axes = tuple(a for a in wanted if a not in used and mesh.shape.get(a, 1) > 1)
     used |= set(axes)
     parts.append(axes[0] if len(axes) == 1 else axes or None)
@@ -182,6 +182,9 @@ def optimizer_shardings(
 ) -> Any:
   """Shardings of `tx.init(params)`: what is like a parameter lies where it lies.
 
+  What is kept for a parameter in another shape (the rows and columns of Adafactor,
+  the factors of Shampoo) is on every device.
+
   Args:
     tx: the whole optimizer.
     params: arrays, or their shapes.
@@ -189,12 +192,18 @@ def optimizer_shardings(
     mesh: for the rest, which every device holds.
   """
   state = jax.eval_shape(tx.init, params)
+  whole = NamedSharding(mesh, jax.P())
+
+  def place(kept: Any, sharding: Any, param: Any) -> Any:
+    return sharding if kept.shape == param.shape else whole
+
   return optax.tree.map_params(
     tx,
-    lambda _, sharding: sharding,
+    place,
     state,
     shardings,
-    transform_non_params=lambda _: NamedSharding(mesh, jax.P()),
+    params,
+    transform_non_params=lambda kept: jax.tree.map(lambda _: whole, kept),
   )
 
 

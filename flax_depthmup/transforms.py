@@ -10,18 +10,21 @@ import jax.numpy as jnp
 import optax
 
 from flax_depthmup.errors import DepthMupError
+from flax_depthmup.families import ENTRYWISE, Family
+from flax_depthmup.inner_checks import check_follows_updates, check_inner, check_matrices
+from flax_depthmup.matrices import per_matrix
 from flax_depthmup.paths import path_name
 from flax_depthmup.scales import Scales
 
 
 def scale_by_parametrization(
-  inner: optax.GradientTransformation, scales: Any
+  inner: optax.GradientTransformation, scales: Any, *, family: Family | None = None
 ) -> optax.GradientTransformationExtraArgs:
   """W <- W - eta n^(-c) L^(-gamma) Q(n^d L^delta g): Definition 6.1 around any Q.
 
   Multiplies every gradient by its `gradient_factor`, runs `inner`, multiplies
   what comes out by its `update_factor` (0 for frozen parameters). `inner` is Q
-  without the learning rate, and must act entry by entry: SGD
+  without the learning rate, and acts entry by entry: SGD
   (`optax.identity()`), momentum (`optax.trace`), `optax.scale_by_adam`,
   `scale_by_rss`, `scale_by_lion`, `scale_by_rms`, ... Adam's eps needs no rule
   of its own: the gradient factor divides it.
@@ -30,12 +33,23 @@ def scale_by_parametrization(
         dmup.scale_by_parametrization(optax.scale_by_adam(), scales),
         optax.scale_by_learning_rate(schedule))
 
+  One that acts on whole matrices (Muon, Shampoo, Adafactor) makes updates of
+  another size and has to say so by its `family`; the factors of `families` come on
+  top. It then sees every parameter as a matrix [fan_in, fan_out] by itself, the
+  layers of a stack one by one, so that a scanned net trains as an unrolled one:
+
+      muon = optax.contrib.scale_by_muon()
+      dmup.scale_by_parametrization(muon, scales, family=dmup.MUON)
+
   What depends on the size of gradients or updates belongs outside: clip
   gradients before, add decoupled weight decay after (see `adamw`).
 
   Args:
-    inner: the entrywise transformation Q.
+    inner: the transformation Q.
     scales: the tree of `Scales` that `dmup.init` gives beside the parameters.
+    family: of Q, one of `families`; None: entrywise, which is checked in `init` on
+      the program of `inner` (a few milliseconds for each traced `init`).
+      `ENTRYWISE` says it unchecked.
 
   Returns:
     A transformation with the state of `inner`. Works inside and around `chain`,
@@ -45,7 +59,9 @@ def scale_by_parametrization(
   Raises:
     DepthMupError: when made, if `scales` is no tree of `Scales`; in `init` and
       `update`, if the parameters are not those of `scales`, naming the first
-      that differs.
+      that differs; in `init`, if `inner` mixes entries and no family was given, if
+      it follows the parameters themselves (schedule-free, lookahead), or if it is
+      linear and the preset was published for Adam alone.
 
   Reference: Yang, Yu, Zhu, Hayou, Tensor Programs VI, arXiv 2310.02244,
   Definition 6.1.
@@ -55,20 +71,46 @@ def scale_by_parametrization(
       f"inner={inner!r} is no optax.GradientTransformation; give an entrywise one, "
       "such as optax.scale_by_adam()"
     )
-  table = _by_name(scales)
-  inner = optax.with_extra_args_support(inner)
+  if not isinstance(family, Family | None):
+    raise DepthMupError(
+      f"family={family!r} is no Family; give one of flax_depthmup.families, as dmup.MUON"
+    )
+  table, factors = _by_name(scales), _factors(scales, family)
+  q = optax.with_extra_args_support(inner)
+  if family not in (None, ENTRYWISE):
+    q = per_matrix(inner, table)
 
   def init_fn(params):
     _check_matches(params, table)
-    return inner.init(params)
+    if family is None:
+      check_inner(inner, params, table)
+    elif family.matrices_only:
+      check_matrices(family, params, table)
+    state = q.init(params)
+    check_follows_updates(state)
+    return state
 
   def update_fn(updates, state, params=None, **extra_args):
     _check_matches(updates, table)
-    updates = _multiply(updates, table, "gradient_factor")
-    updates, state = inner.update(updates, state, params, **extra_args)
-    return _multiply(updates, table, "update_factor"), state
+    updates = _multiply(updates, {name: f[0] for name, f in factors.items()})
+    updates, state = q.update(updates, state, params, **extra_args)
+    return _multiply(updates, {name: f[1] for name, f in factors.items()}), state
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _factors(scales: Any, family: Family | None) -> dict[str, tuple[float, float]]:
+  """Parameter name -> the factors of its gradient and of its update."""
+  found = {}
+  for name, s in _by_name(scales).items():
+    gradient, update = s.gradient_factor, s.update_factor
+    if family is not None:
+      fans, base_fans = s.fans(s.shape), s.fans(s.base_shape)
+      gradient *= family.gradient_ratio(fans, base_fans)
+      update *= family.update_ratio(fans, base_fans)
+      update /= s.std_factor if family.relative else 1.0
+    found[name] = gradient, update
+  return found
 
 
 def trainable(scales: Any) -> Any:
@@ -141,9 +183,9 @@ def _has_holes(tree: Any) -> bool:
   return any(is_hole(leaf) for leaf in jax.tree.leaves(tree, is_leaf=is_hole))
 
 
-def _multiply(tree: Any, table: dict[str, Scales], factor: str) -> Any:
+def _multiply(tree: Any, factors: dict[str, float]) -> Any:
   def scale(path, x):
-    value = getattr(table[path_name(path)], factor)
+    value = factors[path_name(path)]
     if value == 1:
       return x
     if value == 0:

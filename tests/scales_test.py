@@ -209,5 +209,6 @@ def test_as_dict_is_json():
     "width_rule": "table 3",
     "base_width": {"embed": 64},
     "base_depth": 2,
+    "eps_rule": None,
   }
   assert hash(p) == hash(dataclasses.replace(p))

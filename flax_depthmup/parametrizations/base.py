@@ -12,6 +12,7 @@ from flax_depthmup.checks import check_size
 from flax_depthmup.classify import Regime, classify
 from flax_depthmup.errors import DepthMupError
 from flax_depthmup.exponents import Exponent, as_exponent
+from flax_depthmup.parametrizations.eps_rules import EpsRule
 from flax_depthmup.parametrizations.width_rules import Row, WidthRule
 
 #: The axis that a single number as `base_width` speaks of.
@@ -38,6 +39,9 @@ class Parametrization:
       that is absent is finite; with one number a width axis of another name is
       an error, because its base size cannot be known.
     base_depth: number of blocks of the base net.
+    eps_rule: None: the gradient factor divides eps, as Definition 6.1 says. A preset
+      that was published for Adam alone has its own rule, which then makes up the
+      gradient factor; see `eps_rules`.
   """
 
   name: str
@@ -46,6 +50,7 @@ class Parametrization:
   width_rule: WidthRule
   base_width: int | Mapping[str, int] | tuple[tuple[str, int], ...]
   base_depth: int
+  eps_rule: EpsRule | None = None
 
   def __post_init__(self):
     set_field = object.__setattr__  # the class is frozen once made
@@ -56,6 +61,8 @@ class Parametrization:
         f"width_rule={self.width_rule!r} is no WidthRule; use TABLE_3, TABLE_8, "
         "TABLE_9 or STANDARD"
       )
+    if not isinstance(self.eps_rule, EpsRule | None):
+      raise DepthMupError(f"eps_rule={self.eps_rule!r} is no EpsRule; use None")
     check_size(self.base_depth, "base_depth")
     set_field(self, "base_depth", int(self.base_depth))
     if isinstance(self.base_width, Mapping | tuple):
@@ -124,6 +131,7 @@ class Parametrization:
       "width_rule": self.width_rule.name,
       "base_width": self.base_sizes,
       "base_depth": self.base_depth,
+      "eps_rule": self.eps_rule and self.eps_rule.name,
     }
 
 

@@ -112,8 +112,9 @@ def complete_p(
   carries the multiplier 1/m_N (Table 8). Two of their rows live elsewhere: the
   weight decay m_N * lambda is `adamw`'s decay="width_compensated"; the
   attention scale 1/d_head belongs to the model. eps follows the size of the
-  gradient for every parameter (embedding, readout: 1/m_N); the authors' code
-  uses the hidden layers' eps for all.
+  gradient for every parameter (embedding, readout: 1/m_N), so any optimizer may be
+  used; `complete_p_paper` and `complete_p_eleuther` have the eps of the paper's table
+  and of the authors' code, for Adam alone.
   """
   alpha = as_exponent(alpha, "alpha")
   return Parametrization(

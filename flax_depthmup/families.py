@@ -1,0 +1,111 @@
+"""Families of optimizers: how large the update is that Q makes of a gradient.
+
+An entrywise Q (SGD, Adam, Lion, ...) needs nothing but the width rule: its updates
+have entries of the size that the gradient factor gave them. What acts on whole
+matrices makes updates of another size, and says so by its family. Let s(n_in, n_out)
+be the spectral norm of its update of an [n_in, n_out] matrix whose gradient has
+entries of size 1 and a rank that does not grow; Adam's is sqrt(n_in n_out). The
+update is then multiplied, beside the factor of the width rule, by
+
+    [sqrt(n_in n_out) / s] / [the same in the base net]
+
+so that it moves activations as Adam's does (the spectral condition, Yang et al.,
+arXiv 2310.17813), and at the base size is left alone. What eps is compared with
+grows too: by g(n_in, n_out), by which gradients are divided on their way into Q.
+
+| family        | s                        | g                | who                        |
+|---------------|--------------------------|------------------|----------------------------|
+| ENTRYWISE     | sqrt(n_in n_out)         | 1                | SGD, Adam, Lion: default   |
+| FACTORED      | sqrt(n_in n_out)         | 1                | Adafactor, no param. scale |
+| RELATIVE      | rms(W) sqrt(n_in n_out)  | 1                | Adafactor, LAMB, LARS      |
+| MUON          | 1                        | sqrt(n_in n_out) | optax's `scale_by_muon`    |
+| MUON_JORDAN   | sqrt(max(1, n_out/n_in)) | sqrt(n_in n_out) | K. Jordan's factor on it   |
+| MUON_SPECTRAL | sqrt(n_out/n_in)         | sqrt(n_in n_out) | Modula's factor            |
+| MUON_MOONSHOT | sqrt(max(n_in, n_out))   | sqrt(n_in n_out) | Kimi's 0.2 sqrt(max)       |
+| SHAMPOO       | 1                        | sqrt(n_in n_out) | Shampoo (1/4, 1/4), SOAP   |
+| FROBENIUS     | 1                        | sqrt(n_in n_out) | norm 1 for each matrix     |
+
+For square hidden matrices that gives, of the ratio m to the base net, a learning rate
+of 1 (Muon, Shampoo, SOAP, and Adam 1/m, Muon-Moonshot m^-1/2, LAMB m^-1/2); for the
+embedding and the readout of Table 8 m^1/2 (Adam 1), and depth factors as Adam's: m_L^0
+under CompleteP, m_L^-1/2 under Depth-muP (arXiv 2603.00541, Tables 3 to 7; arXiv
+2512.05620, Table 1). Learning rate times decoupled weight decay does not depend on
+size where the decay is added after the scaling.
+
+SOAP and Shampoo in blocks of a fixed size are FACTORED: each block is then a matrix
+that does not grow. Whole-matrix SOAP has been seen to fail the coordinate check for
+the sparsity of its eigenvectors (arXiv 2512.05620), and `adaptive=True` of Muon is not
+of degree zero: neither has a family.
+
+Layer: standard library only.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+Norm = Callable[[int, int], float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+  """What Q does to the size of a matrix's update; see the module.
+
+  Attributes:
+    name: shown in messages.
+    spectral_norm: s(n_in, n_out) of the update, up to a constant.
+    gradient_norm: g(n_in, n_out): what eps is compared with, over an entry's size.
+    relative: the update is proportional to the root mean square of the parameter.
+    matrices_only: Q takes matrices and nothing else.
+  """
+
+  name: str
+  spectral_norm: Norm
+  gradient_norm: Norm
+  relative: bool = False
+  matrices_only: bool = False
+
+  def update_ratio(self, fans: tuple[int, int], base_fans: tuple[int, int]) -> float:
+    """By what updates are multiplied at `fans`; 1 in the base net."""
+    entry, base_entry = math.sqrt(math.prod(fans)), math.sqrt(math.prod(base_fans))
+    here = entry / self.spectral_norm(*fans)
+    return here / (base_entry / self.spectral_norm(*base_fans))
+
+  def gradient_ratio(self, fans: tuple[int, int], base_fans: tuple[int, int]) -> float:
+    """By what gradients are multiplied at `fans`; 1 in the base net."""
+    return self.gradient_norm(*base_fans) / self.gradient_norm(*fans)
+
+
+def _one(n_in: int, n_out: int) -> float:
+  del n_in, n_out
+  return 1.0
+
+
+def _entrywise(n_in: int, n_out: int) -> float:
+  return math.sqrt(n_in * n_out)
+
+
+ENTRYWISE = Family("ENTRYWISE", _entrywise, _one)
+FACTORED = Family("FACTORED", _entrywise, _one)
+RELATIVE = Family("RELATIVE", _entrywise, _one, relative=True)
+MUON = Family("MUON", _one, _entrywise, matrices_only=True)
+MUON_JORDAN = Family(
+  "MUON_JORDAN",
+  lambda n_in, n_out: math.sqrt(max(1, n_out / n_in)),
+  _entrywise,
+  matrices_only=True,
+)
+MUON_SPECTRAL = Family(
+  "MUON_SPECTRAL",
+  lambda n_in, n_out: math.sqrt(n_out / n_in),
+  _entrywise,
+  matrices_only=True,
+)
+MUON_MOONSHOT = Family(
+  "MUON_MOONSHOT",
+  lambda n_in, n_out: math.sqrt(max(n_in, n_out)),
+  _entrywise,
+  matrices_only=True,
+)
+SHAMPOO = Family("SHAMPOO", _one, _entrywise)
+FROBENIUS = Family("FROBENIUS", _one, _entrywise)
