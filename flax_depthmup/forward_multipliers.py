@@ -13,7 +13,7 @@ from flax import linen as nn
 
 from flax_depthmup.axes import Axes
 from flax_depthmup.parametrizations.base import Parametrization
-from flax_depthmup.scales import resolve
+from flax_depthmup.scales import forward_multiplier
 
 #: The collection of the ones.
 MULTIPLIERS = "multipliers"
@@ -54,7 +54,7 @@ def multiplied_by_rule(
 
   In sight where the width rule has one for it, though it be 1 at this width.
   """
-  multiplier = resolve(axes, shape, p).multiplier
+  multiplier = forward_multiplier(axes, shape, p)
   has_one = any(p.row(axes).multiplier)
   return multiplied(module, x, multiplier, name) if has_one else x
 

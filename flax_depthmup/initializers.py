@@ -12,7 +12,7 @@ from flax_depthmup.errors import DepthMupError
 from flax_depthmup.metadata import Annotated
 from flax_depthmup.parametrizations.base import Parametrization, check_parametrization
 from flax_depthmup.parametrizations.width_rules import STANDARD
-from flax_depthmup.scales import resolve
+from flax_depthmup.scales import initial_std
 
 Initializer = Callable[..., Any]
 
@@ -42,8 +42,8 @@ def normal(
   axes = Axes.parse(axes)
 
   def draw(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Annotated:
-    s = resolve(axes, shape, parametrization, base_std=base_std, folded=folded)
-    value = jax.random.normal(key, shape, dtype) * jnp.asarray(s.init_std, dtype)
+    std = initial_std(axes, shape, parametrization, base_std=base_std, folded=folded)
+    value = jax.random.normal(key, shape, dtype) * jnp.asarray(std, dtype)
     return Annotated(
       value,
       axes,
@@ -99,8 +99,8 @@ def with_axes(
       base_width=p.base_width,
       base_depth=p.base_depth,
     )
-    std = resolve(axes, shape, p, folded=folded).init_std
-    ratio = std / resolve(axes, shape, plain).init_std
+    std = initial_std(axes, shape, p, folded=folded)
+    ratio = std / initial_std(axes, shape, plain)
     _check_standard(init, axes, p)
     value = init(key, shape, *args, **kwargs)
     value = jax.tree.map(lambda x: x * jnp.asarray(ratio, x.dtype), value)

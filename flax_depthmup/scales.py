@@ -11,6 +11,7 @@ from flax_depthmup.axes import Axes, Kind, Role
 from flax_depthmup.checks import check_nonnegative, check_size
 from flax_depthmup.errors import DepthMupError
 from flax_depthmup.parametrizations.base import Parametrization, check_parametrization
+from flax_depthmup.parametrizations.width_rules import Powers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,21 +108,11 @@ def resolve(
     DepthMupError: `parametrization` is none, axes and shape disagree, an axis
       has no base size, a size is not positive, `net_depth` is wanted and missing.
   """
-  check_parametrization(parametrization)
-  axes, p = Axes.parse(axes), parametrization
-  axes.check_shape(shape)
-  for size in shape:
-    check_size(size, f'a size of shape {tuple(shape)} for axes "{axes}"')
-  row, base = p.row(axes), p.base_shape(axes, shape)
-  if base_std is None:
-    base_std = 1 / math.sqrt(axes.sizes(Role.IN, base))
-  else:
-    check_nonnegative(base_std, "base_std")
-  m_in = axes.sizes(Role.IN, shape) / axes.sizes(Role.IN, base)
-  m_out = axes.sizes(Role.OUT, shape) / axes.sizes(Role.OUT, base)
+  axes, p, base = _checked(axes, shape, parametrization)
+  row, (m_in, m_out) = p.row(axes), _width_ratios(axes, shape, base)
   m_depth = 1.0 if depth is None else p.depth_ratio(depth)
 
-  def power(exponents) -> float:
+  def power(exponents: Powers) -> float:
     return m_in ** float(exponents[0]) * m_out ** float(exponents[1])
 
   multiplier = power(row.multiplier)
@@ -137,7 +128,7 @@ def resolve(
     roles=tuple(axis.role.value for axis in axes.axes),
     shape=tuple(shape),
     base_shape=base,
-    init_std=base_std * power(row.std) * fold,
+    init_std=initial_std(axes, shape, p, base_std=base_std, folded=folded),
     std_factor=power(row.std) * fold,
     multiplier=multiplier / fold,
     gradient_factor=gradient_factor * fold,
@@ -145,6 +136,58 @@ def resolve(
     depth_update_factor=m_depth ** -float(p.gamma),
     trainable=trainable,
     adam_only=p.eps_rule is not None,
+  )
+
+
+def forward_multiplier(
+  axes: str | Axes, shape: tuple[int, ...], parametrization: Parametrization
+) -> float:
+  """The multiplier of one parameter in the forward pass; see `resolve`."""
+  axes, p, base = _checked(axes, shape, parametrization)
+  m_in, m_out = _width_ratios(axes, shape, base)
+  powers = p.row(axes).multiplier
+  return m_in ** float(powers[0]) * m_out ** float(powers[1])
+
+
+def initial_std(
+  axes: str | Axes,
+  shape: tuple[int, ...],
+  parametrization: Parametrization,
+  *,
+  base_std: float | None = None,
+  folded: bool = False,
+) -> float:
+  """The standard deviation one parameter starts with; see `resolve`."""
+  axes, p, base = _checked(axes, shape, parametrization)
+  m_in, m_out = _width_ratios(axes, shape, base)
+  if base_std is None:
+    base_std = 1 / math.sqrt(axes.sizes(Role.IN, base))
+  else:
+    check_nonnegative(base_std, "base_std")
+  powers = p.row(axes).std
+  std = base_std * m_in ** float(powers[0]) * m_out ** float(powers[1])
+  return std * forward_multiplier(axes, shape, p) if folded else std
+
+
+def _checked(
+  axes: str | Axes, shape: tuple[int, ...], parametrization: Parametrization
+) -> tuple[Axes, Parametrization, tuple[int, ...]]:
+  """The axes, the parametrization and the base shape, of things that are such."""
+  check_parametrization(parametrization)
+  axes = Axes.parse(axes)
+  axes.check_shape(shape)
+  for size in shape:
+    check_size(size, f'a size of shape {tuple(shape)} for axes "{axes}"')
+  return axes, parametrization, parametrization.base_shape(axes, shape)
+
+
+def _width_ratios(
+  axes: Axes, shape: tuple[int, ...], base: tuple[int, ...]
+) -> tuple[float, float]:
+  """(m_in, m_out): fan-in and fan-out over those of the base net."""
+  return (
+    axes.sizes(Role.IN, shape) / axes.sizes(Role.IN, base),
+    axes.sizes(Role.OUT, shape) / axes.sizes(Role.OUT, base),
   )
 
 

@@ -58,17 +58,17 @@ from flax_depthmup.errors import DepthMupError
 from flax_depthmup.exponents import Exponent, as_exponent
 
 _HALF = Fraction(1, 2)
-_Powers = tuple[Fraction | int, Fraction | int]  # of m_in, of m_out
+Powers = tuple[Fraction | int, Fraction | int]  # of m_in, of m_out
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
   """Powers of (m_in, m_out) for one kind of parameter; see the module."""
 
-  std: _Powers = (0, 0)
-  multiplier: _Powers = (0, 0)
-  update: _Powers = (0, 0)
-  gradient: _Powers = (0, 0)
+  std: Powers = (0, 0)
+  multiplier: Powers = (0, 0)
+  update: Powers = (0, 0)
+  gradient: Powers = (0, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,11 +128,11 @@ class WidthRule:
     return _rule(name, {**rows, Kind.VECTOR: rows[Kind.INPUT]})
 
 
-def _of_in(power: Fraction) -> _Powers:
+def _of_in(power: Fraction) -> Powers:
   return power, 0
 
 
-def _of_out(power: Fraction) -> _Powers:
+def _of_out(power: Fraction) -> Powers:
   return 0, power
 
 
