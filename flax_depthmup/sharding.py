@@ -23,6 +23,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 
 from flax_depthmup.checks import check_size
 from flax_depthmup.errors import DepthMupError
+from flax_depthmup.paths import path_name
 from flax_depthmup.transforms import is_scales, named_leaves
 
 MESH_AXES = ("sweep", "data", "fsdp", "model")
@@ -191,20 +192,22 @@ def optimizer_shardings(
     shardings: of the parameters.
     mesh: for the rest, which every device holds.
   """
-  state = jax.eval_shape(tx.init, params)
-  whole = NamedSharding(mesh, jax.P())
+  own = {
+    path_name(path): (x.shape, sharding)
+    for (path, x), sharding in zip(
+      jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(shardings), strict=True
+    )
+  }
 
-  def place(kept: Any, sharding: Any, param: Any) -> Any:
-    return sharding if kept.shape == param.shape else whole
+  def place(path: Any, kept: Any) -> NamedSharding:
+    parts = path_name(path).split("/")
+    for start in range(len(parts)):  # the end of the path is the parameter's
+      shape, sharding = own.get("/".join(parts[start:]), (None, None))
+      if shape == kept.shape:
+        return sharding
+    return NamedSharding(mesh, jax.P())
 
-  return optax.tree.map_params(
-    tx,
-    place,
-    state,
-    shardings,
-    params,
-    transform_non_params=lambda kept: jax.tree.map(lambda _: whole, kept),
-  )
+  return jax.tree_util.tree_map_with_path(place, jax.eval_shape(tx.init, params))
 
 
 def batch_sharding(

@@ -1,0 +1,46 @@
+"""Small matrix optimizers that optax does not have, and what numpy says of them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+#: Axes -> (shape, positions of stacked axes, positions of axes in).
+SHAPES = {
+  "embed -> embed": ((8, 8), (), (0,)),
+  "layers | embed -> embed": ((3, 8, 8), (0,), (1,)),
+  "embed -> heads head_dim": ((8, 4, 2), (), (0,)),
+  "heads head_dim -> embed": ((4, 2, 8), (), (0, 1)),
+  "layers | heads head_dim -> embed": ((3, 4, 2, 8), (0,), (1, 2)),
+  "layers experts | embed -> mlp": ((2, 3, 8, 4), (0, 1), (2,)),
+}
+
+
+def scale_by_shampoo(eps: float = 1e-6) -> optax.GradientTransformation:
+  """L^(-1/4) G R^(-1/4) for matrices, with L and R summed; others over their norm."""
+
+  def init_fn(params):
+    def factors(x):
+      return [jnp.zeros((n, n)) for n in x.shape] if x.ndim == 2 else []
+
+    return jax.tree.map(factors, params)
+
+  def root(a):
+    values, vectors = jnp.linalg.eigh(a + eps * jnp.eye(len(a)))
+    return (vectors * jnp.maximum(values, eps)[None, :] ** -0.25) @ vectors.T
+
+  def update_fn(updates, state, params=None):
+    del params
+    if updates.ndim != 2:
+      return updates / (jnp.sqrt(jnp.sum(updates**2)) + eps), state
+    left, right = state
+    left, right = left + updates @ updates.T, right + updates.T @ updates
+    return root(left) @ updates @ root(right), [left, right]
+
+  return optax.GradientTransformation(init_fn, update_fn)
+
+
+def svd_orthogonal(g: jax.Array) -> np.ndarray:
+  """U V^T of G = U S V^T."""
+  u, _, vt = np.linalg.svd(np.asarray(g, np.float64), full_matrices=False)
+  return u @ vt
