@@ -110,7 +110,7 @@ class WidthRule:
     """
     rows = {}
     for kind, given in (("input", input), ("hidden", hidden), ("output", output)):
-      if isinstance(given, str) or len(tuple(given)) != 4:
+      if not isinstance(given, Sequence) or isinstance(given, str) or len(given) != 4:
         raise DepthMupError(
           f"{kind}={given!r}: expected four exponents (a, b, c, d): of the multiplier "
           "n^-a, the std n^-b, the update n^-c and the gradient n^d"
