@@ -5,10 +5,11 @@ import itertools
 import jax
 import numpy as np
 import optax
+import pytest
 
 import flax_depthmup as dmup
 from experiments._lib.data import epoch_order, load
-from experiments._lib.task import Task
+from experiments._lib.task import Task, scaled_direction
 from flax_depthmup.sweeps import run_sweep
 
 STEPS, BATCH = 6, 16
@@ -57,3 +58,32 @@ def test_a_grid_of_rate_multiplier_and_seed():
   found = run_sweep(task.init, task.step, members, data, steps=STEPS)
   expected = [by_hand(*member) for member in grid]
   np.testing.assert_allclose(found.losses, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["muon", "adafactor"])
+def test_matrix_optimizers_train_in_a_sweep(name):
+  """One rate serves Muon's matrices and Adam's vectors: Muon's entries are 0.2 there."""
+  task = Task(model=model(1.0), optimizer=name, batch_size=BATCH)
+  members = {
+    "lr": np.array([0.0, 0.01], np.float32),
+    "block_multiplier": np.ones(2, np.float32),
+    "seed": np.zeros(2, np.int32),
+  }
+  data = task.data(load("digits", None), (0,), 4)
+  found = run_sweep(task.init, task.step, members, data, steps=4)
+  assert np.isfinite(found.losses).all()
+  assert found.losses[0, 0] == found.losses[1, 0]
+  assert abs(found.losses[1, 3] - found.losses[0, 3]) > 1e-3
+
+
+def test_muon_moves_matrices_as_far_as_adam():
+  scales = {"w": dmup.resolve("embed -> embed", (64, 64), P)}
+  g = {"w": jax.random.normal(jax.random.key(0), (64, 64))}
+  rms = {}
+  for name in ("muon", "adam"):
+    tx = scaled_direction(name, scales)
+    update = jax.jit(lambda g, tx=tx: tx.update(g, tx.init(g), g)[0])(g)["w"]
+    # 64 is 8 times the base width: Muon at 8^-1/2 of its rate, Adam at 1/8
+    rms[name] = float(np.sqrt(np.mean(update**2))) * 8 ** (0.5 if name == "muon" else 1)
+  assert rms["adam"] == pytest.approx(1, rel=1e-3)
+  assert 0.14 < rms["muon"] / rms["adam"] < 0.24

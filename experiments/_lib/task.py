@@ -14,15 +14,52 @@ from flax import linen as nn
 import flax_depthmup as dmup
 from experiments._lib.data import Dataset, epoch_order
 
-#: Q of Definition 6.1, without its learning rate.
-OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
-  "adam": optax.scale_by_adam,
-  "sgd": optax.identity,
-  "momentum": functools.partial(optax.trace, decay=0.9),
-  "adagrad": optax.scale_by_rss,
-  "lion": optax.scale_by_lion,
-  "rmsprop": optax.scale_by_rms,
+
+def _muon() -> optax.GradientTransformation:
+  """Muon with updates as large as Adam's, so that one rate serves both (Kimi)."""
+
+  def as_large(u: jax.Array, _: Any) -> jax.Array:
+    return u * 0.2 * max(u.shape) ** 0.5
+
+  return optax.chain(optax.contrib.scale_by_muon(), optax.stateless(as_large))
+
+
+def _adafactor() -> optax.GradientTransformation:
+  return optax.chain(
+    optax.scale_by_factored_rms(),
+    optax.clip_by_block_rms(1.0),
+    optax.scale_by_param_block_rms(),
+  )
+
+
+#: Q of Definition 6.1, without its learning rate, and its family.
+OPTIMIZERS: dict[str, tuple[Callable[..., optax.GradientTransformation], Any]] = {
+  "adam": (optax.scale_by_adam, None),
+  "sgd": (optax.identity, None),
+  "momentum": (functools.partial(optax.trace, decay=0.9), None),
+  "adagrad": (optax.scale_by_rss, None),
+  "lion": (optax.scale_by_lion, None),
+  "rmsprop": (optax.scale_by_rms, None),
+  "adafactor": (_adafactor, dmup.RELATIVE),
+  "muon": (_muon, dmup.MUON_MOONSHOT),  # of hidden matrices; Adam of the rest
 }
+
+
+def scaled_direction(
+  name: str, scales: Any, **hyperparameters: float
+) -> optax.GradientTransformation:
+  """An optimizer of `OPTIMIZERS` under the parametrization, without its learning rate."""
+  make, family = OPTIMIZERS[name]
+  q = dmup.scale_by_parametrization(make(**hyperparameters), scales, family=family)
+  if name != "muon":
+    return q
+  labels = jax.tree.map(
+    lambda s: "muon" if s.kind is dmup.Kind.HIDDEN else "adam",
+    scales,
+    is_leaf=lambda node: isinstance(node, dmup.Scales),
+  )
+  adam = dmup.scale_by_parametrization(optax.scale_by_adam(), scales)
+  return optax.partition({"muon": q, "adam": adam}, labels)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,7 +126,7 @@ class Task:
 
   def _optimizer(self, data: Any, lr: jax.Array) -> optax.GradientTransformation:
     scales = _scales(self.model, data["x"].shape[1:], data["x"].dtype)
-    q = dmup.scale_by_parametrization(OPTIMIZERS[self.optimizer](), scales)
+    q = scaled_direction(self.optimizer, scales)
     return optax.chain(q, optax.scale_by_learning_rate(lr))
 
 
