@@ -57,6 +57,7 @@ from experiments._lib import (
   architectures_figure,
   architectures_table,
   architectures_verdict,
+  described,
   sweeps,
 )
 from experiments._lib import flags as reading
@@ -69,6 +70,9 @@ def main(argv: Sequence[str]) -> None:
   """Runs the experiment that the flags describe."""
   del argv
   architectures = architectures_config.from_flags()
+  which = "the smallest and the largest net of each variant"
+  if described.stops(_NAME, architectures.described_nets, which):
+    return
   reading.positive(sweeps.CHUNK.value, "chunk")
   workdir = Workdir(reading.WORKDIR.value, architectures.described(), claim=False)
   summary = workdir.summary()

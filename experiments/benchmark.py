@@ -40,13 +40,21 @@ from typing import Any
 import jax
 from absl import flags
 
-from experiments._lib import app, benchmark_core, benchmark_limits, benchmark_transformer
+from experiments._lib import (
+  app,
+  benchmark_core,
+  benchmark_limits,
+  benchmark_transformer,
+  described,
+)
 from experiments._lib import flags as reading
 from experiments._lib.benchmark_core import Core, Sweep
 from experiments._lib.benchmark_limits import Limits
 from experiments._lib.benchmark_table import show
 from experiments._lib.benchmark_transformer import Transformers, Utilization
+from experiments._lib.described import Described
 from experiments._lib.throughput import peak_flops
+from experiments._lib.transformer_step import library_model
 from experiments._lib.workdir import Workdir
 from flax_depthmup import DepthMupError
 
@@ -136,6 +144,24 @@ def measure(settings: Settings) -> dict[str, Any]:
   return summary | {"devices": [str(device) for device in jax.local_devices()]}
 
 
+def described_nets(settings: Settings) -> list[Described]:
+  """The nets whose updates and steps are timed, for --describe."""
+  core, shape = settings.core, settings.transformer.timed
+  width, depth = core.update_width, core.update_depth
+  return [
+    Described(
+      f"core, width {width}, depth {depth}",
+      benchmark_core.model_of(width, depth),
+      described.image("digits"),
+    ),
+    Described(
+      f"transformer, width {shape.width}, depth {shape.depth}",
+      library_model(shape),
+      described.text(shape.length),
+    ),
+  ]
+
+
 def run(settings: Settings, path: str | None) -> None:
   """Measures into a work directory, or shows what is there."""
   workdir = Workdir(path, dataclasses.asdict(settings))
@@ -153,7 +179,11 @@ def main(argv: Sequence[str]) -> None:
   del argv
   if _MEMORY_GIB.value is not None:
     reading.positive(_MEMORY_GIB.value, "memory_gib")
-  run(Settings(suite=_SUITE.value, memory_gib=_MEMORY_GIB.value), reading.WORKDIR.value)
+  settings = Settings(suite=_SUITE.value, memory_gib=_MEMORY_GIB.value)
+  which = "the nets whose updates and steps are timed, of the suites core and transformer"
+  if described.stops("benchmark", lambda: described_nets(settings), which):
+    return
+  run(settings, reading.WORKDIR.value)
 
 
 if __name__ == "__main__":

@@ -38,11 +38,12 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments._lib import app, commutativity_figure
+from experiments._lib import app, commutativity_figure, described
 from experiments._lib import flags as reading
 from experiments._lib.commutativity_cells import Row, row
 from experiments._lib.commutativity_claims import claims
-from experiments._lib.commutativity_draws import FAMILIES, draw
+from experiments._lib.commutativity_draws import FAMILIES, FEATURES, draw, scaled_net
+from experiments._lib.described import Described
 from experiments._lib.sweeps_claims import tell
 from experiments._lib.workdir import Workdir
 from flax_depthmup import DepthMupError
@@ -161,6 +162,16 @@ def measure(config: Config, workdir: Workdir) -> list[Row]:
   return workdir.results()
 
 
+def described_nets(config: Config) -> list[Described]:
+  """The shallowest and the deepest of family scaled_net, for --describe."""
+  cells = sorted((c for c in config.cells if c[0] == "scaled_net"), key=lambda c: c[2])
+  example = jax.ShapeDtypeStruct((1, FEATURES), np.float32)
+  return [
+    Described(f"scaled_net, width {w}, depth {d}", scaled_net(w, d), example)
+    for _, w, d in (described.ends(cells) if cells else [])
+  ]
+
+
 def show(rows: list[Row], found: dict[str, Any]) -> None:
   """Prints the cells and the claims."""
   commutativity_figure.show(rows)
@@ -173,6 +184,13 @@ def main(argv: Sequence[str]) -> None:
   if jax.process_count() > 1:
     raise DepthMupError("commutativity runs in one process; leave out --distributed")
   config = from_flags()
+  nets = described_nets(config)
+  instead = "without the family scaled_net it draws vectors alone"
+  if not nets and described.stops_without(_NAME, instead):
+    return
+  which = "the shallowest and the deepest net of family scaled_net; none is trained"
+  if described.stops(_NAME, lambda: nets, which):
+    return
   workdir = Workdir(reading.WORKDIR.value, dataclasses.asdict(config))
   summary = workdir.summary()
   if summary is not None and _NAME in summary:

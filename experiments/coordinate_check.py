@@ -34,7 +34,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from experiments._lib import app, coordinate_table, data
+from experiments._lib import app, coordinate_table, data, described
 from experiments._lib import flags as reading
 from experiments._lib.coordinate_config import NAME, Settings, from_flags
 from experiments._lib.sweeps import load
@@ -132,8 +132,11 @@ def main(argv: Sequence[str]) -> None:
   """Runs the check that the flags describe."""
   del argv
   settings = from_flags()
-  described = {**dataclasses.asdict(settings), "net": settings.net.described()}
-  workdir = Workdir(reading.WORKDIR.value, {"experiment": NAME, **described}, claim=False)
+  which = "the smallest, the widest and the deepest net of each, no mistake planted"
+  if described.stops(NAME, settings.described_nets, which):
+    return
+  config = {**dataclasses.asdict(settings), "net": settings.net.described()}
+  workdir = Workdir(reading.WORKDIR.value, {"experiment": NAME, **config}, claim=False)
   summary = workdir.summary()
   if summary is not None and NAME in summary:
     print(f"already done: {workdir.path}")

@@ -34,6 +34,7 @@ from typing import Any
 from experiments._lib import (
   app,
   data,
+  described,
   feature_diversity_config,
   feature_diversity_figure,
   feature_diversity_table,
@@ -75,8 +76,11 @@ def main(argv: Sequence[str]) -> None:
   """Runs the experiment that the flags describe."""
   del argv
   config = feature_diversity_config.from_flags()
-  described = {"experiment": _NAME, **dataclasses.asdict(config)}
-  workdir = Workdir(reading.WORKDIR.value, described, claim=False)
+  which = "the shallowest and the deepest net of each parametrization"
+  if described.stops(_NAME, config.described_nets, which):
+    return
+  what = {"experiment": _NAME, **dataclasses.asdict(config)}
+  workdir = Workdir(reading.WORKDIR.value, what, claim=False)
   summary = workdir.summary()
   if summary is not None and _NAME in summary:
     print(f"already done: {workdir.path}")

@@ -46,6 +46,7 @@ from collections.abc import Sequence
 
 from experiments._lib import (
   app,
+  described,
   heat_map_figure,
   heat_map_table,
   heat_map_verdict,
@@ -71,9 +72,12 @@ def main(argv: Sequence[str]) -> None:
   """Runs the experiment that the flags describe."""
   del argv
   config = transfer_config.from_flags(ENTRY)
+  which = "the smallest and the largest net of each parametrization, at a = 1 of the sweep"
+  if described.stops(_NAME, config.described_nets, which):
+    return
   reading.positive(sweeps.CHUNK.value, "chunk")
-  described = {"experiment": _NAME, **config.described()}
-  workdir = Workdir(reading.WORKDIR.value, described, claim=False)
+  what = {"experiment": _NAME, **config.described()}
+  workdir = Workdir(reading.WORKDIR.value, what, claim=False)
   summary = workdir.summary()
   if summary is not None and _NAME in summary:
     print(f"already done: {workdir.path}")

@@ -36,7 +36,12 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from experiments._lib import app, limit_convergence_config, limit_convergence_figure
+from experiments._lib import (
+  app,
+  described,
+  limit_convergence_config,
+  limit_convergence_figure,
+)
 from experiments._lib import flags as reading
 from experiments._lib.limit_convergence_cases import CASES
 from experiments._lib.limit_convergence_config import Config
@@ -105,11 +110,14 @@ def over_depth(name: str, depths: Sequence[int]) -> Records:
 def main(argv: Sequence[str]) -> None:
   """Runs the experiment that the flags describe."""
   del argv
+  instead = "its nets are plain code with the multipliers and rates of the theory"
+  if described.stops_without(_NAME, instead):
+    return
   if jax.process_count() > 1:
     raise DepthMupError(f"{_NAME} runs in one process; leave out --distributed")
   config = limit_convergence_config.from_flags()
-  described = {"experiment": _NAME, **dataclasses.asdict(config)}
-  workdir = Workdir(reading.WORKDIR.value, described)
+  what = {"experiment": _NAME, **dataclasses.asdict(config)}
+  workdir = Workdir(reading.WORKDIR.value, what)
   summary = workdir.summary()
   if summary is not None and _NAME in summary:
     print(f"already done: {workdir.path}")

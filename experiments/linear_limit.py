@@ -29,7 +29,7 @@ from collections.abc import Sequence
 
 import jax
 
-from experiments._lib import app, data, linear_limit_config, linear_limit_figure
+from experiments._lib import app, data, described, linear_limit_config, linear_limit_figure
 from experiments._lib import flags as reading
 from experiments._lib.linear_limit_config import Config
 from experiments._lib.linear_limit_runs import Batches, Limit, batches, of_net
@@ -65,11 +65,14 @@ def measure(config: Config, workdir: Workdir, limit: Limit, given: Batches) -> R
 def main(argv: Sequence[str]) -> None:
   """Runs the experiment that the flags describe."""
   del argv
+  instead = "its nets are plain code with the multiplier and rate of Depth-muP"
+  if described.stops_without(_NAME, instead):
+    return
   if jax.process_count() > 1:
     raise DepthMupError("linear_limit runs in one process; leave out --distributed")
   config = linear_limit_config.from_flags()
-  described = {"experiment": _NAME, **dataclasses.asdict(config)}
-  workdir = Workdir(reading.WORKDIR.value, described, claim=False)
+  what = {"experiment": _NAME, **dataclasses.asdict(config)}
+  workdir = Workdir(reading.WORKDIR.value, what, claim=False)
   summary = workdir.summary()
   if summary is not None and _NAME in summary:
     print(f"already done: {workdir.path}")

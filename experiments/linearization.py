@@ -35,6 +35,7 @@ from typing import Any
 from experiments._lib import (
   app,
   data,
+  described,
   linearization_config,
   linearization_figure,
   linearization_measuring,
@@ -79,8 +80,11 @@ def main(argv: Sequence[str]) -> None:
   """Runs the experiment that the flags describe."""
   del argv
   config = linearization_config.from_flags()
-  described = {"experiment": _NAME, **dataclasses.asdict(config)}
-  workdir = Workdir(reading.WORKDIR.value, described, claim=False)
+  which = "the shallowest and the deepest net of each kind that is trained"
+  if described.stops(_NAME, config.described_nets, which):
+    return
+  what = {"experiment": _NAME, **dataclasses.asdict(config)}
+  workdir = Workdir(reading.WORKDIR.value, what, claim=False)
   summary = workdir.summary()
   if summary is not None and _NAME in summary:
     print(f"already done: {workdir.path}")

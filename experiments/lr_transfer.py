@@ -50,6 +50,7 @@ from collections.abc import Sequence
 
 from experiments._lib import (
   app,
+  described,
   sweeps,
   transfer_config,
   transfer_figure,
@@ -64,6 +65,9 @@ def main(argv: Sequence[str]) -> None:
   """Runs the experiment that the flags describe."""
   del argv
   config = transfer_config.from_flags()
+  which = "the smallest and the largest net of each parametrization"
+  if described.stops("lr_transfer", config.described_nets, which):
+    return
   reading.positive(sweeps.CHUNK.value, "chunk")
   workdir = Workdir(reading.WORKDIR.value, config.described(), claim=False)
   summary = workdir.summary()

@@ -38,6 +38,7 @@ from absl import flags
 
 from experiments._lib import (
   app,
+  described,
   sweeps,
   transfer_config,
   transfer_figure,
@@ -91,9 +92,12 @@ def main(argv: Sequence[str]) -> None:
   if not math.isfinite(rate):
     raise DepthMupError(f"--log2_lr={rate}: expected log2 of the learning rate, such as -8")
   config = transfer_config.from_flags(_ENTRY, log2_lrs=(rate,))
+  which = "the smallest and the largest net of each parametrization, at a = 1 of the sweep"
+  if described.stops(_NAME, config.described_nets, which):
+    return
   reading.positive(sweeps.CHUNK.value, "chunk")
-  described = {"experiment": _NAME, **config.described()}
-  workdir = Workdir(reading.WORKDIR.value, described, claim=False)
+  what = {"experiment": _NAME, **config.described()}
+  workdir = Workdir(reading.WORKDIR.value, what, claim=False)
   summary = workdir.summary()
   if summary is not None and _NAME in summary:
     print(f"already done: {workdir.path}")

@@ -46,7 +46,13 @@ from collections.abc import Sequence
 
 import jax
 
-from experiments._lib import app, omniglot_config, omniglot_figure, omniglot_tasks
+from experiments._lib import (
+  app,
+  described,
+  omniglot_config,
+  omniglot_figure,
+  omniglot_tasks,
+)
 from experiments._lib import flags as reading
 from experiments._lib.omniglot_config import NAME, Config
 from experiments._lib.omniglot_training import Record, Training
@@ -79,12 +85,15 @@ def train(config: Config, workdir: Workdir, training: Training) -> list[Record]:
 def main(argv: Sequence[str]) -> None:
   """Runs the experiment that the flags describe."""
   del argv
+  instead = "its nets of one linear hidden layer take steps of their own in muP"
+  if described.stops_without(NAME, instead):
+    return
   if jax.process_count() > 1:
     raise DepthMupError(f"{NAME} runs in one process; leave out --distributed")
   config = omniglot_config.from_flags()
   archives = omniglot_tasks.digests(config.data_dir, config.sets())
-  described = {"experiment": NAME, **dataclasses.asdict(config), "archives": archives}
-  workdir = Workdir(reading.WORKDIR.value, described, claim=False)
+  what = {"experiment": NAME, **dataclasses.asdict(config), "archives": archives}
+  workdir = Workdir(reading.WORKDIR.value, what, claim=False)
   summary = workdir.summary()
   if summary is not None and NAME in summary:
     print(f"already done: {workdir.path}")

@@ -33,7 +33,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from experiments._lib import app, tokens
+from experiments._lib import app, described, tokens
 from experiments._lib import flags as reading
 from experiments._lib.packing import Corpus, prepare
 from experiments._lib.shard_index import SPLITS, Index, read_index
@@ -119,6 +119,9 @@ def config_from_flags() -> Config:
 def main(argv: Sequence[str]) -> None:
   """Prepares the text that the flags describe."""
   del argv
+  instead = "it makes token shards and no net"
+  if described.stops_without("prepare_text", instead):
+    return
   config = config_from_flags()
   corpus = config.corpus()
   done = _is_prepared(reading.WORKDIR.value)

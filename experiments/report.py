@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from experiments._lib import app, report_page, report_runs
+from experiments._lib import app, described, report_page, report_runs
 from experiments._lib.report_text import count
 from flax_depthmup import DepthMupError
 
@@ -59,6 +59,9 @@ def write(path: pathlib.Path, page: str) -> None:
 def main(argv: Sequence[str]) -> None:
   """Writes the report of the work directories that the flags name."""
   del argv
+  instead = "it reads the results of others and makes no net"
+  if described.stops_without("report", instead):
+    return
   output = pathlib.Path(_OUTPUT.value)
   check_output(output)
   runs = [report_runs.read(folder) for folder in report_runs.find(_WORKDIRS.value)]

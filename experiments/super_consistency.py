@@ -52,6 +52,7 @@ import jax
 from experiments._lib import (
   app,
   data,
+  described,
   super_consistency_config,
   super_consistency_figure,
   super_consistency_verdict,
@@ -153,8 +154,11 @@ def main(argv: Sequence[str]) -> None:
   if jax.process_count() > 1:
     raise DepthMupError(f"{_NAME} runs in one process; leave out --distributed")
   config = super_consistency_config.from_flags()
-  described = {"experiment": _NAME, **dataclasses.asdict(config)}
-  workdir = Workdir(reading.WORKDIR.value, described, claim=False)
+  which = "the smallest and the largest net of each kind"
+  if described.stops(_NAME, config.described_nets, which):
+    return
+  what = {"experiment": _NAME, **dataclasses.asdict(config)}
+  workdir = Workdir(reading.WORKDIR.value, what, claim=False)
   summary = workdir.summary()
   if summary is not None and _NAME in summary:
     print(f"already done: {workdir.path}")

@@ -33,8 +33,9 @@ import optax
 from absl import flags
 
 import flax_depthmup as dmup
-from experiments._lib import app, packing, train_flags, train_main
+from experiments._lib import app, described, packing, train_flags, train_main
 from experiments._lib import flags as reading
+from experiments._lib.described import Described
 from experiments._lib.loader import Batches, in_order
 from experiments._lib.shards import open_shards
 from experiments._lib.throughput import peak_flops, transformer_flops
@@ -255,11 +256,22 @@ def identity(
   }
 
 
+def described_net(config: Config) -> Described:
+  """The net that is trained, for --describe."""
+  vocab = described.vocabulary(config.data_dir)
+  sizes = "width {width}, depth {depth}".format(**config.net)
+  label = f"{config.parametrization}, {sizes}"
+  return Described(label, config.model(vocab), described.text(config.sequence_length))
+
+
 def main(argv: Sequence[str]) -> None:
   """Trains what the flags describe."""
   del argv
   config = config_from_flags()
   train_flags.cadence(config.optimization.steps)
+  which = "the net that is trained"
+  if described.stops("train_lm", lambda: [described_net(config)], which):
+    return
   train_main.train(config, build)
 
 

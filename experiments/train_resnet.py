@@ -33,8 +33,9 @@ import optax
 from absl import flags
 
 import flax_depthmup as dmup
-from experiments._lib import app, data, train_flags, train_main
+from experiments._lib import app, data, described, train_flags, train_main
 from experiments._lib import flags as reading
+from experiments._lib.described import Described
 from experiments._lib.loader import Batches, in_order
 from experiments._lib.throughput import peak_flops, resnet_flops
 from experiments._lib.train_flags import DTYPES, Optimization
@@ -198,11 +199,21 @@ def identity(
   }
 
 
+def described_net(config: Config) -> Described:
+  """The net that is trained, for --describe."""
+  sizes = "width {width}, depth {depth}".format(**config.net)
+  label = f"{config.parametrization}, {sizes}"
+  return Described(label, config.model(), described.image(config.dataset, flat=False))
+
+
 def main(argv: Sequence[str]) -> None:
   """Trains what the flags describe."""
   del argv
   config = config_from_flags()
   train_flags.cadence(config.optimization.steps)
+  which = "the net that is trained"
+  if described.stops("train_resnet", lambda: [described_net(config)], which):
+    return
   train_main.train(config, build)
 
 

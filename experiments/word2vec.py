@@ -57,6 +57,7 @@ import jax
 
 from experiments._lib import (
   app,
+  described,
   word2vec_analogies,
   word2vec_config,
   word2vec_demo,
@@ -173,11 +174,14 @@ def train(config: Config, workdir: Workdir, training: Training, size: int) -> li
 def main(argv: Sequence[str]) -> None:
   """Runs the experiment that the flags describe."""
   del argv
+  instead = "its nets, two matrices of embeddings, take steps of their own in muP"
+  if described.stops_without(_NAME, instead):
+    return
   if jax.process_count() > 1:
     raise DepthMupError("word2vec runs in one process; leave out --distributed")
   config = word2vec_config.from_flags()
-  described = {"experiment": _NAME, **dataclasses.asdict(config)}
-  workdir = Workdir(reading.WORKDIR.value, described, claim=False)
+  what = {"experiment": _NAME, **dataclasses.asdict(config)}
+  workdir = Workdir(reading.WORKDIR.value, what, claim=False)
   summary = workdir.summary()
   if summary is not None and _NAME in summary:
     print(f"already done: {workdir.path}")

@@ -17,6 +17,7 @@ MATHEMATICS = [
   "classify",
   "parametrizations",
   "scales",
+  "families",
 ]
 LINEN = [
   "metadata",
@@ -33,7 +34,11 @@ ALLOWED = {
   **{room: set() for room in MATHEMATICS},
   "paths": {"jax"},
   **{room: {"jax", "flax", "numpy"} for room in LINEN},
+  "entrywise": {"jax", "optax"},
+  "inner_checks": {"jax", "optax", "numpy"},
+  "matrices": {"jax", "optax"},
   "transforms": {"jax", "optax"},
+  "weight_decay": {"jax", "optax"},
   "optimizers": {"jax", "optax"},
   "sharding": {"jax", "flax", "optax"},
   "identity": set(),
@@ -51,6 +56,13 @@ ALLOWED = {
   "sweeps": {"jax", "numpy"},
   "limits": {"jax", "numpy"},
   "diagnostics": {"jax", "flax", "numpy", "optax"},
+  "adapt": {"jax", "flax", "numpy"},
+  "branch_survey": {"jax", "flax"},
+  "description_table": set(),
+  "description": {"jax", "flax", "numpy"},
+  "recommendation_claims": set(),
+  "recommendation_commands": {"flax"},
+  "recommendation": {"flax"},
   "__init__": set(),
 }
 #: Imports run from right to left only.

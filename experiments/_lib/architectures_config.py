@@ -6,7 +6,8 @@ from typing import Any
 
 from absl import flags
 
-from experiments._lib import sweeps, transfer_config
+from experiments._lib import described, sweeps, transfer_config
+from experiments._lib.described import Described
 from experiments._lib.sweeps_config import Config
 from flax_depthmup import DepthMupError
 
@@ -90,6 +91,16 @@ class Architectures:
       self._net(v, width, depth, vocab)
       for v in self.variants
       for width, depth in self.common.sizes
+    ]
+
+  def described_nets(self) -> list[Described]:
+    """The smallest and the largest of each variant, for --describe."""
+    nets, count = self.nets(None), len(self.common.sizes)
+    by_variant = [nets[i : i + count] for i in range(0, len(nets), count)]
+    return [
+      described.of_config(self.common, net.label, net.model)
+      for several in by_variant
+      for net in described.ends(several)
     ]
 
   def _net(self, v: Variant, width: int, depth: int, vocab: int | None) -> sweeps.Net:

@@ -86,9 +86,14 @@ def measurements(c: Core) -> dict[str, Callable[[], dict[str, Any]]]:
   return {"sweep": sweep, "update": update, "compilation": compilation, "memory": memory}
 
 
-def _task(width: int, depth: int, batch_size: int = 64, **fields: Any) -> Task:
+def model_of(width: int, depth: int, **fields: Any) -> dmup.ResidualMLP:
+  """The net that is measured."""
   p = dmup.depth_mup(base_width=width, base_depth=8)
-  model = dmup.ResidualMLP(width, depth, 10, p, train_boundary=False, **fields)
+  return dmup.ResidualMLP(width, depth, 10, p, train_boundary=False, **fields)
+
+
+def _task(width: int, depth: int, batch_size: int = 64, **fields: Any) -> Task:
+  model = model_of(width, depth, **fields)
   return Task(model=model, optimizer="adam", batch_size=batch_size)
 
 

@@ -121,12 +121,17 @@ def _times_gaussian(phi: jax.Array, key: Key) -> jax.Array:
   return jnp.stack([norm * g[0], shared * g[0] + own * g[1]]) * width**-0.5
 
 
-def _nets(width: int, depth: int, c0: float) -> Callable[[Key], States]:
-  """The library's own nets, at its base width; base depth 1 makes the branch L^(-1/2)."""
+def scaled_net(width: int, depth: int) -> dmup.ResidualMLP:
+  """At its base width; base depth 1 makes the branch multiplier L^(-1/2)."""
   p = dmup.depth_mup(base_width=width, base_depth=1)
-  model = dmup.ResidualMLP(
+  return dmup.ResidualMLP(
     width, depth, 1, p, activation="relu", pre_nonlinearity=True, mean_subtraction=False
   )
+
+
+def _nets(width: int, depth: int, c0: float) -> Callable[[Key], States]:
+  """The library's own nets."""
+  model = scaled_net(width, depth)
   x = jnp.zeros((2, FEATURES)).at[0, 0].set(1.0)
   x = x.at[1, :2].set(jnp.array([c0, math.sqrt(1 - c0**2)])) * math.sqrt(FEATURES)
 

@@ -1,7 +1,6 @@
 """What a coordinate check is made of, from its flags."""
 
 import dataclasses
-import functools
 import math
 from typing import Any
 
@@ -11,10 +10,11 @@ import optax
 from absl import flags
 
 import flax_depthmup as dmup
-from experiments._lib import coordinate_faults, data, transfer_config
+from experiments._lib import coordinate_faults, data, described, transfer_config
 from experiments._lib import flags as reading
+from experiments._lib.described import Described
 from experiments._lib.sweeps_config import Config
-from experiments._lib.task import OPTIMIZERS
+from experiments._lib.task import scaled_direction
 from flax_depthmup import DepthMupError
 from flax_depthmup.diagnostics import Training, sizes_of
 
@@ -88,17 +88,29 @@ class Settings:
     net = net.clone(block_multiplier=self.net.block_multiplier)
     return coordinate_faults.OF_MODEL.get(fault, lambda model: model)(net)
 
+  def described_nets(self) -> list[Described]:
+    """The smallest, the widest and the deepest of each parametrization, for --describe."""
+    sizes, net = self.net.sizes, self.net
+    chosen = [sizes[0], max(sizes), max(sizes, key=lambda size: size[1])]
+    vocab = described.vocabulary(net.data_dir) if net.model == "transformer" else None
+    return [
+      described.of_config(
+        net, f"{name}, width {w}, depth {d}", self.model(name, None, w, d, vocab)
+      )
+      for name in net.parametrizations
+      for w, d in dict.fromkeys(chosen)
+    ]
+
   def optimizer(self, fault: str | None) -> coordinate_faults.Optimizer:
     """That of one check."""
     if fault == "decay_inside":
       return coordinate_faults.decay_inside(self.eps, self.weight_decay)
-    inner = OPTIMIZERS[self.net.optimizer]
-    if self.net.optimizer == "adam":
-      inner = functools.partial(inner, eps=self.eps)
+    name = self.net.optimizer
+    hyperparameters = {"eps": self.eps} if name == "adam" else {}
 
     def make(scales: Any, lr: jax.Array) -> optax.GradientTransformation:
       return optax.chain(
-        dmup.scale_by_parametrization(inner(), scales),
+        scaled_direction(name, scales, **hyperparameters),
         optax.add_decayed_weights(self.weight_decay, mask=dmup.trainable(scales)),
         optax.scale_by_learning_rate(lr),
       )

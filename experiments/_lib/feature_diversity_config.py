@@ -10,10 +10,12 @@ from absl import flags
 import flax_depthmup as dmup
 from experiments._lib import (
   data,
+  described,
   task,
   transfer_config,  # noqa: F401 (its flags parametrizations, depths and seeds)
 )
 from experiments._lib import flags as reading
+from experiments._lib.described import Described
 from flax_depthmup import DepthMupError
 
 flags.DEFINE_list("activations", None, "Of the blocks: relu, abs, tanh, gelu, identity.")
@@ -89,6 +91,18 @@ class Config:
     rate = f"{self.optimizer}, learning rate {self.learning_rate:.3g}"
     seeds = f"{self.seeds} seed{'s' * (self.seeds > 1)}"
     return f"{self.dataset}, width {self.width}, {rate}, {seeds}"
+
+  def described_nets(self) -> list[Described]:
+    """The shallowest and the deepest of each parametrization, for --describe."""
+    chosen = itertools.product(
+      self.parametrizations, self.activations[:1], described.ends(self.depths)
+    )
+    return [self._described(Net(*values)) for values in chosen]
+
+  def _described(self, net: Net) -> Described:
+    model = self.model(net).clone(block_multiplier=self.block_multiplier)
+    label = f"{net.parametrization}, width {self.width}, depth {net.depth}"
+    return Described(label, model, described.image(self.dataset))
 
   def model(self, net: Net) -> dmup.ResidualMLP:
     """The paper's: one matrix in a branch, mean subtraction, input and output frozen."""

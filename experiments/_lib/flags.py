@@ -24,7 +24,9 @@ flags.DEFINE_integer("base_width", None, "Width of the base net.")
 flags.DEFINE_integer("base_depth", None, "Depth of the base net.")
 flags.DEFINE_integer("steps", None, "Training steps.")
 flags.DEFINE_integer("batch_size", None, "Examples a step, over all devices.")
-flags.DEFINE_string("optimizer", None, "adam, sgd, momentum, adagrad, lion or rmsprop.")
+flags.DEFINE_string(
+  "optimizer", None, "adam, sgd, momentum, adagrad, lion, rmsprop, adafactor or muon."
+)
 flags.DEFINE_float("log2_lr", None, "The one learning rate, where none is swept.")
 flags.DEFINE_float("eps", None, "Adam's, of the base net.")
 flags.DEFINE_float("weight_decay", None, "Decoupled; of matrices, see --decay_mode.")

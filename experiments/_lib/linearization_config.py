@@ -9,11 +9,13 @@ from absl import flags
 import flax_depthmup as dmup
 from experiments._lib import (
   data,
+  described,
   feature_diversity_config,  # noqa: F401 (its flags learning_rate and probe_images)
   task,
   transfer_config,  # noqa: F401 (its flags parametrizations, depths and seeds)
 )
 from experiments._lib import flags as reading
+from experiments._lib.described import Described
 from flax_depthmup import DepthMupError
 
 flags.DEFINE_list("block_depths", None, "Weight matrices in a branch, one net for each.")
@@ -82,6 +84,20 @@ class Config:
     """All trained architectures, the depth running fastest."""
     grid = itertools.product(self.parametrizations, self.block_depths, self.depths)
     return [Net(*values) for values in grid]
+
+  def described_nets(self) -> list[Described]:
+    """The shallowest and the deepest of each kind that is trained, for --describe."""
+    chosen = itertools.product(
+      self.parametrizations, self.block_depths, described.ends(self.depths)
+    )
+    return [
+      Described(
+        f"{name}, block depth {k}, width {self.width}, depth {depth}",
+        self.model(Net(name, k, depth)),
+        described.image(self.dataset),
+      )
+      for name, k, depth in chosen
+    ]
 
   def parametrization(self, name: str) -> dmup.Parametrization:
     """By its name, with the base net's sizes."""

@@ -9,9 +9,11 @@ from absl import flags
 import flax_depthmup as dmup
 from experiments._lib import (
   data,
+  described,
   transfer_config,  # noqa: F401 (its flags axis, parametrizations, widths, depths, seeds)
 )
 from experiments._lib import flags as reading
+from experiments._lib.described import Described
 from flax_depthmup import DepthMupError
 from flax_depthmup.diagnostics import adam_threshold, descent_threshold
 
@@ -126,6 +128,18 @@ class Config:
   def nets(self) -> list[Net]:
     """All architectures, the size running fastest."""
     return [Net(v, *size) for v, size in itertools.product(self.variants, self.sizes)]
+
+  def described_nets(self) -> list[Described]:
+    """The smallest and the largest of each variant, for --describe."""
+    chosen = itertools.product(self.variants, described.ends(self.sizes))
+    return [
+      Described(
+        f"{variant}, width {width}, depth {depth}",
+        self.model(Net(variant, width, depth)),
+        described.image(self.dataset),
+      )
+      for variant, (width, depth) in chosen
+    ]
 
   def model(self, net: Net) -> dmup.ResidualMLP:
     """The net of a variant and a size."""

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 from flax import linen as nn
 
 import flax_depthmup as dmup
-from experiments._lib import data, task
+from experiments._lib import data, described, task
 from experiments._lib import flags as reading
+from experiments._lib.described import Described
 from flax_depthmup import DepthMupError
 
 
@@ -102,6 +103,20 @@ class Config:
     multipliers = self.log2_multipliers or (None,)
     grid = itertools.product(self.log2_lrs, multipliers, range(self.seeds))
     return [Member(*values) for values in grid]
+
+  def described_nets(self) -> list[Described]:
+    """The smallest and the largest of each parametrization, for --describe."""
+    vocab = None
+    if self.model == "transformer":
+      vocab = described.vocabulary(self.data_dir)
+    return [
+      described.of_config(
+        self, f"{name}, width {w}, depth {d}", self.net(name, w, d, vocab)
+      )
+      for name, (w, d) in itertools.product(
+        self.parametrizations, described.ends(self.sizes)
+      )
+    ]
 
   def title(self) -> str:
     """Of the figure."""
