@@ -2,6 +2,15 @@
 
 __version__ = "0.1.0"
 
+from flax_depthmup.adapt import ModelAxes
+from flax_depthmup.adapt import ParameterAxes
+from flax_depthmup.adapt import PlacedByHand
+from flax_depthmup.adapt import axes_from_shapes
+from flax_depthmup.adapt import init_laws
+from flax_depthmup.adapt import parametrization_from_axes
+from flax_depthmup.adapt import placed_by_hand
+from flax_depthmup.adapt import rescale_init
+from flax_depthmup.adapt import scales_from_axes
 from flax_depthmup.axes import Axes
 from flax_depthmup.axes import Axis
 from flax_depthmup.axes import Kind
@@ -122,7 +131,10 @@ __all__ = [
   "MUON_MOONSHOT",
   "MUON_SPECTRAL",
   "Member",
+  "ModelAxes",
+  "ParameterAxes",
   "Parametrization",
+  "PlacedByHand",
   "RELATIVE",
   "Readout",
   "Regime",
@@ -146,6 +158,7 @@ __all__ = [
   "adam",
   "adamw",
   "add_decayed_weights",
+  "axes_from_shapes",
   "axis_sizes",
   "batch_sharding",
   "check_multipliers",
@@ -160,6 +173,7 @@ __all__ = [
   "fit_optimum",
   "generate",
   "init",
+  "init_laws",
   "make_mesh",
   "make_rules",
   "mean_subtraction",
@@ -174,11 +188,15 @@ __all__ = [
   "on_mesh",
   "optimizer_shardings",
   "param_shardings",
+  "parametrization_from_axes",
+  "placed_by_hand",
   "recommend",
+  "rescale_init",
   "resolve",
   "run_sweep",
   "scale_by_parametrization",
   "scales_as_dict",
+  "scales_from_axes",
   "scales_of",
   "sgd",
   "standard",

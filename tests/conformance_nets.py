@@ -11,7 +11,7 @@ from flax import linen as nn
 import flax_depthmup as dmup
 from flax_depthmup.models.residual_mlp import MLPBlock
 from tests.helpers import INNER, compilations, inputs, residual_mlp
-from tests.matrix_optimizers import scale_by_shampoo
+from tests.matrix_optimizers import scale_by_shampoo, scale_to_norm_one
 
 
 def megatron(**sizes):
@@ -60,7 +60,7 @@ OPTIMIZERS = {
     lambda: optax.chain(optax.scale_by_adam(), optax.scale_by_trust_ratio()),
     dmup.RELATIVE,
   ),
-  "normalized": (optax.contrib.normalize, dmup.FROBENIUS),
+  "normalized": (scale_to_norm_one, dmup.FROBENIUS),
 }
 PAIRS = [
   (preset, optimizer)

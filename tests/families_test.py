@@ -10,7 +10,12 @@ import flax_depthmup as dmup
 from flax_depthmup import DepthMupError, scale_by_parametrization
 from flax_depthmup.entrywise import why_not_entrywise
 from tests.helpers import INNER, assert_trees_close, inputs, residual_mlp
-from tests.matrix_optimizers import SHAPES, scale_by_shampoo, svd_orthogonal
+from tests.matrix_optimizers import (
+  SHAPES,
+  scale_by_shampoo,
+  scale_to_norm_one,
+  svd_orthogonal,
+)
 
 KEY = jax.random.key(0)
 M, L = 4, 9  # width and depth over those of the base net
@@ -153,7 +158,7 @@ OPTIMIZERS = {
     ),
     dmup.RELATIVE,
   ),
-  "normalized": (optax.contrib.normalize, dmup.FROBENIUS),
+  "normalized": (scale_to_norm_one, dmup.FROBENIUS),
 }
 
 

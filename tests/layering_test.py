@@ -11,6 +11,7 @@ FRAMEWORKS = {"jax", "flax", "optax", "orbax", "absl", "numpy"}
 #: Room -> the frameworks its files may import. A room is a module, or a folder.
 MATHEMATICS = [
   "errors",
+  "patterns",
   "checks",
   "axes",
   "exponents",
@@ -145,6 +146,7 @@ THIRD_PARTY = {
   "absl": "absl_py",
   "orbax": "orbax_checkpoint",
   "sklearn": "scikit_learn",
+  "yaml": "pyyaml",
 }
 
 

@@ -40,6 +40,16 @@ def scale_by_shampoo(eps: float = 1e-6) -> optax.GradientTransformation:
   return optax.GradientTransformation(init_fn, update_fn)
 
 
+def scale_to_norm_one(eps: float = 1e-12) -> optax.GradientTransformation:
+  """G / |G|; `optax.contrib.normalize` has no eps and makes nan of no gradient."""
+
+  def norm_one(u, params):
+    del params
+    return u / (jnp.sqrt(jnp.sum(u**2)) + eps)
+
+  return optax.stateless(norm_one)
+
+
 def svd_orthogonal(g: jax.Array) -> np.ndarray:
   """U V^T of G = U S V^T."""
   u, _, vt = np.linalg.svd(np.asarray(g, np.float64), full_matrices=False)

@@ -30,6 +30,7 @@ from flax_depthmup.diagnostics.linearization import layerwise_linearization
 from flax_depthmup.diagnostics.linearization import linearization_distance
 from flax_depthmup.diagnostics.optimum import Optimum
 from flax_depthmup.diagnostics.optimum import fit_optimum
+from flax_depthmup.diagnostics.plain_net import PlainNet
 from flax_depthmup.diagnostics.power_law import fit_power_law
 from flax_depthmup.diagnostics.sharpness import adam_preconditioner
 from flax_depthmup.diagnostics.sharpness import adam_threshold
@@ -48,6 +49,7 @@ __all__ = [
   "GradientDiversity",
   "Linearization",
   "Optimum",
+  "PlainNet",
   "Ritz",
   "Slope",
   "Training",

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.core import Scope
 
 from flax_depthmup.errors import DepthMupError
 from flax_depthmup.residual import Residual
@@ -138,15 +139,21 @@ def check_module(model: Any) -> None:
     raise DepthMupError(f"model={model!r} is no linen module; give an instance of one")
 
 
+def scope_of(module: nn.Module) -> Scope:
+  """Where a module that is being called keeps its variables."""
+  assert module.scope is not None
+  return module.scope
+
+
 def check_first_call(module: nn.Module, collection: str, name: str) -> None:
   """Raises `DepthMupError` if `name` cannot be kept of the module, or has been."""
   where = f"{type(module).__name__} {'/'.join(module.path)}"
-  if not module.scope.is_mutable_collection(collection):
+  if not scope_of(module).is_mutable_collection(collection):
     raise DepthMupError(
       f"{where} cannot be seen: it is inside an nn.scan, nn.vmap or the like without the "
       f'collection "{collection}"; add variable_axes={{"{collection}": 0}} to that'
     )
-  if module.scope.has_variable(collection, name):
+  if scope_of(module).has_variable(collection, name):
     raise DepthMupError(
       f"{where} is called twice in one pass, but can be measured once; give every block "
       "a module of its own"

@@ -12,6 +12,7 @@ from flax import linen as nn
 from flax_depthmup.checks import check_size
 from flax_depthmup.diagnostics.coordinate_verdict import CoordinateCheck, judge_coordinates
 from flax_depthmup.diagnostics.coordinates import Probe, Training
+from flax_depthmup.diagnostics.plain_net import PlainNet
 from flax_depthmup.errors import DepthMupError
 from flax_depthmup.parametrizations.base import Parametrization
 
@@ -30,7 +31,7 @@ _SMALLEST_SQUARE = 1e-36
 
 
 def coordinate_check(
-  make_model: Callable[[int, int], nn.Module],
+  make_model: Callable[[int, int], nn.Module | PlainNet],
   training: Training,
   *,
   widths: Sequence[int],
@@ -44,26 +45,26 @@ def coordinate_check(
   Width is varied at the smallest depth, depth at the smallest width. Three probes train
   the same nets with the loss multiplied by
 
-    training   1
-    eps        a number that makes gradients eight times smaller than the optimizer's
-               eps in the smallest net: shows a wrong rule for eps, which full-size
-               gradients hide
-    decay      0: what still moves the parameters is weight decay
+      training   1
+      eps        a number that makes gradients eight times smaller than the optimizer's
+                 eps in the smallest net: shows a wrong rule for eps, which full-size
+                 gradients hide
+      decay      0: what still moves the parameters is weight decay
 
   and these quantities are taken, each by module or parameter:
 
-    value      the output of the module
-    change     the same minus that at t = 0, on the same inputs
-    branch     g(x; W_t) - g(x; W_0) of a residual branch g at its inputs of now,
-               before the branch multiplier: what its own update does
-    parameter  (W_t - W_0) / rms(W_0)
+      value      the output of the module
+      change     the same minus that at t = 0, on the same inputs
+      branch     g(x; W_t) - g(x; W_0) of a residual branch g at its inputs of now,
+                 before the branch multiplier: what its own update does
+      parameter  (W_t - W_0) / rms(W_0)
 
   Slopes of log l2 over log size are judged against those that the parametrization
   predicts; see `judge_coordinates`.
 
   Args:
     make_model: (width, depth) -> a linen module with annotated parameters and
-      residual branches (`dmup.Residual`, `dmup.ResidualStack`).
+      residual branches (`dmup.Residual`, `dmup.ResidualStack`), or a `PlainNet`.
     training: data, loss, optimizer and rate.
     widths: at least three to judge width, one to leave it alone.
     depths: likewise.
@@ -138,7 +139,7 @@ def parametrization_of(model: Any) -> Parametrization:
   return found
 
 
-def loss_scales(smallest: nn.Module, training: Training) -> dict[str, float]:
+def loss_scales(smallest: nn.Module | PlainNet, training: Training) -> dict[str, float]:
   """Probe -> the factor of the loss; no "eps" where the optimizer has none.
 
   Raises:
@@ -163,7 +164,7 @@ def loss_scales(smallest: nn.Module, training: Training) -> dict[str, float]:
 
 
 def coordinate_rows(
-  model: nn.Module,
+  model: nn.Module | PlainNet,
   training: Training,
   width: int,
   depth: int,

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
 
 from flax_depthmup.checks import check_nonnegative
+from flax_depthmup.diagnostics.optimum import student_t
 from flax_depthmup.diagnostics.power_law import fit_power_law
 from flax_depthmup.errors import DepthMupError
 from flax_depthmup.parametrizations.base import Parametrization, check_parametrization
@@ -123,11 +123,11 @@ def judge_coordinates(
   """
   check_nonnegative(tolerance, "tolerance")
   check_parametrization(parametrization)
-  rows = list(rows)
-  if not all(isinstance(row, Mapping) for row in rows):
+  given = list(rows)
+  if not all(isinstance(row, Mapping) for row in given):
     raise DepthMupError("a row is no mapping; give those of coordinate_check")
-  rows = [dict(row) for row in rows]
-  for row in rows:
+  measured = [dict(row) for row in given]
+  for row in measured:
     missing = [name for name in COLUMNS if name not in row]
     if missing:
       raise DepthMupError(
@@ -135,10 +135,11 @@ def judge_coordinates(
         "coordinate_check gives them"
       )
   boundary = any(
-    r["quantity"] == "change" and r["zone"] == "before" and (r["l2"] or 0) > 0 for r in rows
+    r["quantity"] == "change" and r["zone"] == "before" and (r["l2"] or 0) > 0
+    for r in measured
   )
   slopes = []
-  for axis, group in _groups(rows):
+  for axis, group in _groups(measured):
     predicted = _predicted(group[0], axis, parametrization, boundary)
     fitted = _fit(group, axis, predicted, tolerance)
     if fitted is not None:
@@ -149,10 +150,10 @@ def judge_coordinates(
       "three depths at one width"
     )
   passed, reason = _verdict(slopes, parametrization)
-  branches = [r["l2"] for r in rows if (r["probe"], r["quantity"]) == _TRAINED]
+  branches = [r["l2"] for r in measured if (r["probe"], r["quantity"]) == _TRAINED]
   if passed and branches and not any(branches):
     passed, reason = None, "no branch was trained: what does not move scales in no way"
-  return CoordinateCheck(rows=rows, slopes=tuple(slopes), passed=passed, reason=reason)
+  return CoordinateCheck(rows=measured, slopes=tuple(slopes), passed=passed, reason=reason)
 
 
 def _groups(rows: list[dict[str, Any]]):
@@ -233,7 +234,7 @@ def _fit(
   miss = max(low - slope, slope - high, 0.0)
   wanted = f"{low:g}" if low == high else f"{low:g} to {high:g}"
   numbers = f"slope {slope:+.2f} ± {stderr:.2f}, predicted {wanted}"
-  known = float(stdtrit(len(l2) - 2, 0.975)) * stderr  # half of its 95 % interval
+  known = student_t(len(l2) - 2) * stderr  # half of its 95 % interval
   if miss > tolerance + known:
     return found(slope, stderr, False, numbers)
   if miss > tolerance or known > 2 * tolerance:

@@ -18,7 +18,13 @@ from flax.errors import InvalidRngError
 
 from flax_depthmup.checks import check_size, is_number
 from flax_depthmup.diagnostics.branches import Path, check_module
-from flax_depthmup.diagnostics.module_outputs import branch_moves, module_outputs, places_of
+from flax_depthmup.diagnostics.module_outputs import (
+  branch_moves,
+  module_outputs,
+  own_branch,
+  places_of,
+)
+from flax_depthmup.diagnostics.plain_net import PlainNet
 from flax_depthmup.errors import DepthMupError
 from flax_depthmup.metadata import abstract_init, init
 from flax_depthmup.paths import path_name
@@ -106,21 +112,28 @@ class Probe:
     zones: name of a module -> its zone, in the order of the calls; see `Place`.
   """
 
-  def __init__(self, model: nn.Module, training: Training):
+  def __init__(self, model: nn.Module | PlainNet, training: Training):
     """Reads the scales; compiles at the first call.
 
     Raises:
       DepthMupError: a parameter carries no annotation, the net has no residual branch
         or draws random numbers, the loss gives no scalar, the optimizer is none.
     """
-    check_module(model)
-    self.model, self._training = model, training
-    args = training.arguments
-    self._places = places_of(model, args)
-    params, self.scales = abstract_init(model, jax.random.key(0), *args)
+    args, self._training = training.arguments, training
+    if isinstance(model, PlainNet):
+      self.model, self._branch_of = model.model, model.branch_of
+      self._places = places_of(self.model, args, self._branch_of)
+      self._parameters, self.scales = model.parameters, model.scales
+      params = model.parameters(jax.random.key(training.seeds[0]))
+    else:
+      check_module(model)
+      self.model, self._branch_of = model, own_branch
+      self._places = places_of(model, args)
+      self._parameters = jax.jit(lambda key: init(model, key, *args)[0])
+      params, self.scales = abstract_init(model, jax.random.key(0), *args)
     self._check(params)
     self.zones = {place.name: place.zone for place in self._places.values()}
-    self._start = jax.jit(self._make_start)
+    self._begin = jax.jit(self._optimizer_state)
     self._advance = jax.jit(self._train)
     self._observe = jax.jit(self._look)
 
@@ -151,7 +164,7 @@ class Probe:
 
   def scaled_gradient(self, seed: int) -> float:
     """Median over trainable parameters of rms(gradient factor * gradient) at init."""
-    params, _ = self._start(seed, self._training.lr)
+    params = self._parameters(jax.random.key(seed))
     grads = jax.jit(jax.grad(self._loss))(params)
     pairs = zip(jax.tree.leaves(grads), jax.tree.leaves(self.scales), strict=True)
     sizes = [s.gradient_factor * float(_rms(g)) for g, s in pairs if s.trainable]
@@ -160,8 +173,8 @@ class Probe:
   def observe(self, seed: int, loss_scale: float) -> Iterator[tuple[int, str, str, Stats]]:
     """(t, quantity, module, statistics) at every moment of one training run."""
     how = self._training
-    start, state = self._start(seed, how.lr)
-    params, done = start, 0
+    start = self._parameters(jax.random.key(seed))
+    params, state, done = start, self._begin(start, how.lr), 0
     for t in how.moments:
       params, state = self._advance(params, state, how.lr, loss_scale, t - done)
       done = t
@@ -171,9 +184,8 @@ class Probe:
           for module, stats in modules.items():
             yield t, quantity, module, stats
 
-  def _make_start(self, seed: jax.Array, lr: jax.Array) -> tuple[Any, Any]:
-    params = init(self.model, jax.random.key(seed), *self._training.arguments)[0]
-    return params, self._training.optimizer(self.scales, lr).init(params)
+  def _optimizer_state(self, params: Any, lr: jax.Array) -> Any:
+    return self._training.optimizer(self.scales, lr).init(params)
 
   def _loss(self, params: Any) -> jax.Array:
     out = self.model.apply({"params": params}, *self._training.arguments)
@@ -198,16 +210,24 @@ class Probe:
         rows.setdefault(self._places[path].name, []).extend(x.ravel() for x in arrays)
     return {name: jnp.concatenate(xs) for name, xs in rows.items()}
 
+  def _parameter_name(self, name: str) -> str:
+    """A parameter by the place of its module: one name for the blocks of a loop."""
+    *path, own = name.split("/")
+    place = self._places.get(tuple(path)) if path else None
+    return name if place is None else f"{place.name}/{own}"
+
   def _look(self, params: Any, start: Any) -> dict[str, dict[str, Stats]]:
     args = self._training.arguments
     now, then = (self._named(module_outputs(self.model, p, args)) for p in (params, start))
     both = jax.tree.map(_relative_change, params, start)
-    moved = {path_name(k): x for k, x in jax.tree_util.tree_leaves_with_path(both)}
+    moved: dict[str, list[jax.Array]] = {}
+    for path, x in jax.tree_util.tree_leaves_with_path(both):
+      moved.setdefault(self._parameter_name(path_name(path)), []).append(x.ravel())
     quantities = {
       "value": now,
       "change": {name: now[name] - then[name] for name in now},
-      "branch": self._named(branch_moves(self.model, params, start, args)),
-      "parameter": moved,
+      "branch": self._named(branch_moves(self.model, params, start, args, self._branch_of)),
+      "parameter": {name: jnp.concatenate(xs) for name, xs in moved.items()},
     }
     return {
       quantity: {name: _statistics(x) for name, x in modules.items()}

@@ -7,7 +7,7 @@ and Figures 17 to 19. Works on the states of any model. Layer: numpy.
 import dataclasses
 from collections.abc import Sequence
 from fractions import Fraction
-from numbers import Rational, Real
+from numbers import Rational
 from typing import Any
 
 import numpy as np
@@ -52,8 +52,8 @@ class FeatureDiversity:
 
 def feature_diversity(
   stream: Any,
-  epsilons: Sequence[Real] | None = None,
-  lambdas: Sequence[Real] | None = None,
+  epsilons: Sequence[float | Fraction] | None = None,
+  lambdas: Sequence[float | Fraction] | None = None,
   octaves: float = 4,
 ) -> FeatureDiversity:
   """d(eps), the scaled curve and the exponent kappa of a residual stream.
@@ -171,7 +171,7 @@ def _check_stream(stream: Any) -> int:
   return shape[0] - 1
 
 
-def _fractions(values: Sequence[Real], name: str) -> list[Fraction]:
+def _fractions(values: Sequence[float | Fraction], name: str) -> list[Fraction]:
   """As exact fractions, increasing."""
   try:
     values = [value.item() if isinstance(value, np.generic) else value for value in values]

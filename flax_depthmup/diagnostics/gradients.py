@@ -22,6 +22,7 @@ from flax_depthmup.diagnostics.branches import (
   check_first_call,
   check_found,
   check_module,
+  scope_of,
   watching,
 )
 from flax_depthmup.errors import DepthMupError
@@ -96,10 +97,11 @@ def gradient_diversity(
     module, branch = call.module, call.branch
     if branch is None or not isinstance(module, _LINEAR):
       return h
-    if module.scope.has_variable(PROBE, _ZERO) and not _collecting(module):
-      return h + module.scope.get_variable(PROBE, _ZERO)
+    scope = scope_of(module)
+    if scope.has_variable(PROBE, _ZERO) and not scope.is_mutable_collection(PROBE):
+      return h + scope.get_variable(PROBE, _ZERO)
     check_first_call(module, PROBE, _ZERO)
-    module.scope.put_variable(PROBE, _ZERO, jnp.zeros_like(h))
+    scope.put_variable(PROBE, _ZERO, jnp.zeros_like(h))
     sites.setdefault(module.path, Site(module.path, len(branch.path), h.shape))
     outs[module.path] = _out_axes(module)
     return h
@@ -131,11 +133,6 @@ def gradient_diversity(
       "of at least two blocks of one shape"
     )
   return found
-
-
-def _collecting(module: nn.Module) -> bool:
-  """Whether this is the pass that finds the layers."""
-  return module.scope.is_mutable_collection(PROBE)
 
 
 def _out_axes(module: nn.Module) -> int:

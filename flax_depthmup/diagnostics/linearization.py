@@ -21,6 +21,7 @@ from flax_depthmup.diagnostics.branches import (
   check_first_call,
   check_found,
   check_module,
+  scope_of,
   watching,
 )
 from flax_depthmup.errors import DepthMupError
@@ -104,7 +105,7 @@ def layerwise_linearization(
     finally:
       inside = False
     for name, value in zip((_RATIO, _ROUNDING), values, strict=True):
-      module.scope.put_variable(RATIOS, name, value)
+      scope_of(module).put_variable(RATIOS, name, value)
     sites.setdefault(module.path, Site(module.path, len(module.path), ()))
     return y
 

@@ -4,20 +4,30 @@ Layer: jax, flax, `branches`.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from flax_depthmup.diagnostics.branches import Call, Path, check_first_call, watching
+from flax_depthmup.diagnostics.branches import (
+  Call,
+  Path,
+  check_first_call,
+  scope_of,
+  watching,
+)
 from flax_depthmup.errors import DepthMupError
 
 #: What linen puts into the path of a scanned or rematerialized module.
 _LIFTED = re.compile(r"(Scan|Checkpoint|Remat)+_")
 _START = "module_outputs_start"
 _MOVED = "module_outputs_moved"
+
+
+#: From a call to the branch that it is in, or is; None: in none.
+BranchOf = Callable[[Call], nn.Module | None]
 
 
 class Place(NamedTuple):
@@ -34,12 +44,19 @@ class Place(NamedTuple):
   zone: str | None
 
 
-def _plain(path: Sequence[str]) -> tuple[str, ...]:
+def plain_path(path: Sequence[str]) -> Path:
   """The path of a module without what linen's lifting adds to it."""
   return tuple(part for part in path if not _LIFTED.match(part))
 
 
-def places_of(model: nn.Module, args: Any) -> dict[Path, Place]:
+def own_branch(call: Call) -> nn.Module | None:
+  """The branch of a net of `Residual`s."""
+  return call.branch
+
+
+def places_of(
+  model: nn.Module, args: Any, branch_of: BranchOf = own_branch
+) -> dict[Path, Place]:
   """Path -> place, in the order in which calls end.
 
   Raises:
@@ -50,16 +67,16 @@ def places_of(model: nn.Module, args: Any) -> dict[Path, Place]:
 
   def visit(call: Call) -> Any:
     nonlocal begun
-    before = begun
-    begun += call.adds_to_stream
-    out, path = call.run(), _plain(call.module.path)
-    around = begun > before  # a residual, or around some: its output is the stream
+    before, branch = begun, branch_of(call)
+    begun += branch is call.module
+    out, path = call.run(), plain_path(call.module.path)
+    around = begun > before  # it calls branches: its output is the stream
     stem = len(path) if around else 0
-    if call.branch is not None:
-      stem = len(_plain(call.branch.path))
+    if branch is not None:
+      stem = len(plain_path(branch.path))
     zone = "inside" if stem else "after" if begun else "before"
-    parts = [re.sub(r"_?\d+$", "", part) or part for part in path[:stem]]
-    place = Place("/".join([*parts, *path[stem:]]), zone)
+    keep = branch is not None and branch_of is not own_branch
+    place = Place(_without_numbers(path, stem, keep), zone)
     known = places.setdefault(path, place)
     places[path] = place if known.zone == zone else place._replace(zone=None)
     return out
@@ -69,9 +86,22 @@ def places_of(model: nn.Module, args: Any) -> dict[Path, Place]:
   if not begun:
     raise DepthMupError(
       f"{type(model).__name__} has no residual branch; build its blocks with "
-      "dmup.ResidualStack or dmup.Residual"
+      "dmup.ResidualStack or dmup.Residual, or name the modules in its branches by "
+      "patterns of a PlainNet that fit some"
     )
   return {**places, (): Place("output", "after")}
+
+
+def _without_numbers(path: Path, stem: int, keep: bool) -> str:
+  """The name of a place: without the numbers of layers along the stem.
+
+  With `keep` the last of the stem keeps its number if another has one: Block_3/Dense_0
+  and Block_3/Dense_1 are two branches, or parts of one.
+  """
+  plain = [re.sub(r"_?\d+$", "", part) or part for part in path[:stem]]
+  if keep and plain[:-1] != list(path[: stem - 1]):
+    plain[-1] = path[stem - 1]
+  return "/".join([*plain, *path[stem:]])
 
 
 def module_outputs(model: nn.Module, params: Any, args: Any) -> dict[Path, list[jax.Array]]:
@@ -87,22 +117,32 @@ def module_outputs(model: nn.Module, params: Any, args: Any) -> dict[Path, list[
     keys = keys[: keys.index("__call__")]
     lifted = keys and _LIFTED.match(keys[-1])  # a carry, which its Residual shows
     if jnp.issubdtype(x.dtype, jnp.floating) and not lifted:
-      found.setdefault(_plain(keys), []).append(x)
+      found.setdefault(plain_path(keys), []).append(x)
   return found
 
 
 def branch_moves(
-  model: nn.Module, params: Any, start: Any, args: Any
+  model: nn.Module, params: Any, start: Any, args: Any, branch_of: BranchOf = own_branch
 ) -> dict[Path, list[jax.Array]]:
-  """Branch -> g(x; W_t) - g(x; W_0) at its inputs of now, before the multiplier."""
+  """Branch -> g(x; W_t) - g(x; W_0) at its inputs of now, before the multiplier.
+
+  Raises:
+    DepthMupError: a branch is called twice, gives more than one array, or is inside of a
+      transformation that keeps it out of sight.
+  """
 
   def visit(call: Call) -> Any:
     out, module = call.run(), call.module
-    if module is call.branch:
+    if module is branch_of(call):
       check_first_call(module, _MOVED, "moved")
-      before = {"params": module.variables[_START]}
+      before = {"params": _start_of(module)}
       old = module.clone(parent=None).apply(before, *call.args, **call.kwargs)
-      module.scope.put_variable(_MOVED, "moved", out - old)
+      if not isinstance(out, jax.Array):
+        raise DepthMupError(
+          f"branch {'/'.join(module.path)} gives {type(out).__name__}, expected one array; "
+          "name the modules inside of the blocks by patterns, not the blocks"
+        )
+      scope_of(module).put_variable(_MOVED, "moved", out - old)
     return out
 
   with watching(visit):
@@ -110,5 +150,15 @@ def branch_moves(
     _, seen = model.apply(variables, *args, mutable=[_MOVED])
   found: dict[Path, list[jax.Array]] = {}
   for path, x in jax.tree_util.tree_leaves_with_path(seen[_MOVED]):
-    found.setdefault(_plain([k.key for k in path[:-1]]), []).append(x)
+    found.setdefault(plain_path([k.key for k in path[:-1]]), []).append(x)
   return found
+
+
+def _start_of(module: nn.Module) -> Any:
+  """The parameters that a branch started with; none where it has none."""
+  if "params" in module.variables and _START not in module.variables:
+    raise DepthMupError(
+      f"branch {'/'.join(module.path)} is inside an nn.scan, nn.vmap or the like that "
+      "keeps collections out; give it variable_axes={True: 0} and split_rngs={True: True}"
+    )
+  return module.variables.get(_START, {})

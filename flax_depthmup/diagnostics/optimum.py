@@ -6,7 +6,6 @@ Layer: numpy and scipy.
 import dataclasses
 
 import numpy as np
-from scipy.special import stdtrit
 
 from flax_depthmup.errors import DepthMupError
 
@@ -154,4 +153,11 @@ def _error(table, u, y, parabola) -> float | None:
 
 def widening(free: int) -> float:
   """Student's t over the normal quantile, at 97.5 %: what few values understate."""
-  return float(stdtrit(free, 0.975) / 1.959964)
+  return student_t(free) / 1.959964
+
+
+def student_t(free: int) -> float:
+  """Student's t at 97.5 % for so many degrees of freedom."""
+  from scipy.special import stdtrit  # slow to import
+
+  return float(stdtrit(free, 0.975))

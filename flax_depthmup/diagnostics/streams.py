@@ -18,6 +18,7 @@ from flax_depthmup.diagnostics.branches import (
   check_found,
   check_module,
   in_scan,
+  scope_of,
   watching,
 )
 from flax_depthmup.errors import DepthMupError
@@ -67,7 +68,7 @@ def residual_stream(
   others: dict[Path, None] = {}
 
   def visit(call: Call) -> Any:
-    path, scope = call.module.path, call.module.scope
+    path, scope = call.module.path, scope_of(call.module)
     ours = call.adds_to_stream and path[: len(wanted)] == wanted
     if ours:
       check_first_call(call.module, STREAM, _OUT)
@@ -81,7 +82,7 @@ def residual_stream(
       scope.put_variable(STREAM, _OUT, y)
       sites.setdefault(path, Site(path, len(path), y.shape))
       around = [*call.above, call.module]
-      chains[path] = [(m.path, m.scope.parent is None) for m in around]
+      chains[path] = [(m.path, scope_of(m).parent is None) for m in around]
     if scope.is_mutable_collection(STREAM):
       scope.put_variable(STREAM, _MARK, jnp.zeros(()))
     return y
@@ -108,8 +109,8 @@ def _in_order(
   count = collections.Counter(scans.values())
   first, site = next(iter(sites.items()))
   states = [at(kept, first)[_IN].reshape(-1, *site.shape)[:1]]
-  for scan, paths in itertools.groupby(sites, scans.get):
-    paths = list(paths)
+  for scan, together in itertools.groupby(sites, scans.get):
+    paths = list(together)
     if scan is None:
       states.append(jnp.stack([outs[path] for path in paths]))
       continue

@@ -169,10 +169,11 @@ def _slope(
   curves: dict[int, Curve], optima: dict[int, Optimum]
 ) -> tuple[float | None, list[float] | None]:
   """Octaves per doubling, and its bootstrap interval."""
-  sizes = [d for d, o in optima.items() if o.log2_lr is not None]
+  found = _found(optima)
+  sizes = [*found]
   if len(sizes) < 2:
     return None, None
-  slope = _line([optima[d].log2_lr for d in sizes], sizes)
+  slope = _line([*found.values()], sizes)
   seeds = min(len(curves[d][1]) for d in sizes)
   if seeds < 2 or any(len(curves[d][1]) != seeds for d in sizes):
     return slope, None
@@ -187,8 +188,14 @@ def _slope(
   return slope, [min(float(low), slope), max(float(high), slope)]
 
 
-def _place(curve: Curve, draw: np.ndarray, window: tuple[float, float]) -> float:
+def _found(optima: dict[int, Optimum]) -> dict[int, float]:
+  """The places of the optima that there are."""
+  return {d: o.log2_lr for d, o in optima.items() if o.log2_lr is not None}
+
+
+def _place(curve: Curve, draw: np.ndarray, window: tuple[float, float] | None) -> float:
   """The minimum of a resampled mean curve, in the window of the whole sample."""
+  assert window is not None  # the whole sample has an optimum
   x, table = curve
   inside = (window[0] <= x) & (x <= window[1])
   u, y = x[inside], table[draw][:, inside].mean(axis=0)
@@ -240,8 +247,9 @@ def _verdict(
   if unclear:
     n, reason = next(iter(unclear.items()))
     return None, f"at {size} {n} {reason}"
-  away = {d: abs(o.log2_lr - optima[min(optima)].log2_lr) for d, o in optima.items()}
-  furthest = max(away, key=away.get)
+  places = _found(optima)
+  away = {d: abs(place - places[min(optima)]) for d, place in places.items()}
+  furthest = max(away, key=lambda d: away[d])
   if away[furthest] > FURTHEST:
     far = (
       f"at {size} {furthest} the optimum is {away[furthest]:.1f} octaves from the smallest"

@@ -7,7 +7,6 @@ import dataclasses
 import math
 
 import numpy as np
-from scipy.ndimage import label
 
 from flax_depthmup.diagnostics.optimum import widening
 from flax_depthmup.errors import DepthMupError
@@ -89,13 +88,14 @@ def fit_valley(
   if not finite.any():
     return _none("diverges everywhere")
   y = np.where(finite, np.where(np.isfinite(table), table, 0).mean(axis=0), np.inf)
-  best = np.unravel_index(np.argmin(y), y.shape)
+  i, j = np.unravel_index(np.argmin(y), y.shape)
+  best = int(i), int(j)
   tries = [_fit(x, a, table, _sublevel(y, best, height)) for height in HEIGHTS]
   found = next((v for v in tries if v.angle is not None), None)
   return found or _none(_edge(x, a, best) or tries[-1].reason)
 
 
-def _none(reason: str) -> Valley:
+def _none(reason: str | None) -> Valley:
   return Valley(None, None, None, None, None, None, reason)
 
 
@@ -121,6 +121,8 @@ def _check(x: np.ndarray, a: np.ndarray, table: np.ndarray) -> None:
 
 def _sublevel(y: np.ndarray, best: tuple[int, int], height: float) -> np.ndarray:
   """The cells at most `height` above the best one and connected to it, a mask."""
+  from scipy.ndimage import label  # slow to import
+
   parts = label(y <= y[best] + height)[0]
   return parts == parts[best]
 
