@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow benchmark lint clean
+.PHONY: demo test test-slow benchmark docs lint clean
 
 demo: .venv/ready
 	$(BIN)/python -m experiments.lr_transfer --workdir=work/demo
@@ -16,9 +16,13 @@ test-slow: .venv/ready
 benchmark: .venv/ready
 	$(BIN)/python -m experiments.benchmark --workdir=work/benchmark
 
+docs: .venv/ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict --site-dir=work/site
+
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 .venv/ready: setup.py pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -13,11 +13,19 @@ _EXPERIMENTS = [
   "jinja2",
   "matplotlib",
   "pillow",
-  "rich",
   "scikit-learn",
   "tqdm",
 ]
 _TEXT = ["datasets", "tensorboardX", "tokenizers", "warcio", "zstandard"]
+_DOCS = [
+  "ipykernel",
+  "mkdocs<2",  # 2 drops the plugins
+  "mkdocs-jupyter",
+  "mkdocs-material>=9.5",
+  "mkdocstrings[python]>=1.0",
+  "nbclient",
+]
+_TEST = ["mypy==2.4.1", "pytest", "pytest-xdist", "ruff==0.17.6"]
 
 setup(
   name="flax_depthmup",
@@ -37,11 +45,15 @@ setup(
     "numpy",
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12",
+    "pyyaml",
+    "rich",
     "scipy>=1.15",
   ],
   extras_require={
     "experiments": _EXPERIMENTS,
     "text": _TEXT,
-    "test": [*_EXPERIMENTS, *_TEXT, "pytest", "pytest-xdist", "ruff==0.17.6"],
+    "export": ["safetensors"],
+    "docs": [*_DOCS, "matplotlib", "scikit-learn"],
+    "test": [*_EXPERIMENTS, *_TEXT, *_DOCS, *_TEST, "safetensors"],
   },
 )

@@ -63,7 +63,6 @@ _FAMILIES = flags.DEFINE_list("families", [*FAMILIES], "Which nets.")
 _DRAWS = flags.DEFINE_integer("draws", 1000, "Nets of a cell.")
 _NET_DRAWS = flags.DEFINE_integer("net_draws", 256, "Likewise of scaled_net.")
 _C0 = flags.DEFINE_float("c0", 0.3, "Correlation of the two inputs.")
-_DRAW_SEED = flags.DEFINE_integer("draw_seed", 0, "Of all draws.")
 
 _NAME = "commutativity"
 _FOREIGN = (
@@ -108,8 +107,8 @@ def from_flags() -> Config:
       raise DepthMupError(f"--{flag.name}={flag.value}: expected at least {FEWEST}")
   if not -1 < _C0.value < 1:
     raise DepthMupError(f"--c0={_C0.value}: expected a number between -1 and 1")
-  if not 0 <= _DRAW_SEED.value < 2**31:
-    raise DepthMupError(f"--draw_seed={_DRAW_SEED.value}: expected 0 to 2^31 - 1")
+  if not 0 <= reading.DRAW_SEED.value < 2**31:
+    raise DepthMupError(f"--draw_seed={reading.DRAW_SEED.value}: expected 0 to 2^31 - 1")
   plain, nets = _sizes(_CELLS), _sizes(_NET_CELLS)
   return Config(
     experiment=_NAME,
@@ -120,7 +119,7 @@ def from_flags() -> Config:
     ),
     draws={f: (_NET_DRAWS if f == "scaled_net" else _DRAWS).value for f in families},
     c0=_C0.value,
-    draw_seed=_DRAW_SEED.value,
+    draw_seed=reading.DRAW_SEED.value,
   )
 
 

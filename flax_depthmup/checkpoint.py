@@ -96,8 +96,9 @@ class Checkpoints:
       )
     state_trees.check_arrays(state)
     note = as_json(note, f"the note of step {step}")
-    known = validation_loss is not None and math.isfinite(validation_loss)
-    self._writer.begin(step, state, note, float(validation_loss) if known else None)
+    loss = None if validation_loss is None else float(validation_loss)
+    known = loss is not None and math.isfinite(loss)
+    self._writer.begin(step, state, note, loss if known else None)
     if not self._asynchronous:
       self.wait()
 

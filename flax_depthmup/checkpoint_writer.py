@@ -85,6 +85,7 @@ class CheckpointWriter:
       self._thread.shutdown()
 
   def _start_sealing(self) -> None:
+    assert self._saving is not None
     (step, loss), self._saving = self._saving, None
     with _naming(step, self._steps):
       self._orbax.wait()
@@ -97,6 +98,7 @@ class CheckpointWriter:
       self._steps.prune(self._keep)
 
   def _finish_sealing(self) -> None:
+    assert self._sealing is not None
     (step, future), self._sealing = self._sealing, None
     with _naming(step, self._steps):
       future.result()

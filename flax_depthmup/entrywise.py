@@ -129,7 +129,7 @@ def _through(eqn: Any, inputs: list[bool]) -> list[bool]:
     return _through_while(eqn, inputs)
   inside = [v for v in eqn.params.values() if isinstance(v, ClosedJaxpr | Jaxpr)]
   if name != "scan" and len(inside) == 1:  # jit, remat, custom derivatives
-    body = getattr(inside[0], "jaxpr", inside[0])
+    body: Any = getattr(inside[0], "jaxpr", inside[0])
     if len(body.invars) == len(inputs):
       return _follow(body, inputs)
   raise _Mixes(name)

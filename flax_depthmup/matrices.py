@@ -41,6 +41,7 @@ def per_matrix(
     return _turned(states, tree)
 
   def update_fn(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
+    tree: Any  # jax gives the class of trees no type
     leaves, tree = jax.tree_util.tree_flatten_with_path(updates)
     if not leaves:
       return update(updates, state, params, **extra_args)

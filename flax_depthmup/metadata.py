@@ -73,7 +73,8 @@ class Annotated(struct.PyTreeNode, nn.meta.AxisMetadata):
     The names are logical ones, for `nn.logical_to_mesh_sharding`.
     """
     if isinstance(self.value, nn.meta.AxisMetadata):
-      return self.value.get_partition_spec()
+      inner: Any = self.value  # the method is not of the base class
+      return inner.get_partition_spec()
     return jax.P(*(axis.name for axis in self.axes.axes))
 
   def scales(self, net_depth: int | None = None) -> Scales:

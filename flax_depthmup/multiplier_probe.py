@@ -27,12 +27,12 @@ def check_multipliers(
   updates are scaled for a multiplier that the net does not have. A norm does this
   to all that comes before it without a way around it. Probed are
 
-    path/of/block/branch_multiplier   of every `Residual`, whatever its alpha: a is a
-                                      hyperparameter where the depth factor is 1
-    path/of/layer/kernel              of every parameter to which the width rule gives
-                  bias, embedding,    a multiplier, though it be 1 at this width
-                  attend (tied)
-    path/of/module/name               of your own, applied by `multiplied`
+      path/of/block/branch_multiplier   of every `Residual`, whatever its alpha: a is a
+                                        hyperparameter where the depth factor is 1
+      path/of/layer/kernel              of every parameter to which the width rule gives
+                    bias, embedding,    a multiplier, though it be 1 at this width
+                    attend (tied)
+      path/of/module/name               of your own, applied by `multiplied`
 
   A parameter that is zero throughout, such as that of a readout that starts at
   zero, is drawn at random instead. The layers of one scan are moved together: all
@@ -143,13 +143,17 @@ def _may_multiply(module: nn.Module) -> bool:
   return layer and any(any(r.multiplier) for _, r in module.parametrization.width_rule.rows)
 
 
+def _norm(arrays: Any) -> jax.Array:
+  return jnp.sqrt(sum(jnp.sum(x * x) for x in arrays))
+
+
 def _effects(outputs: Any, ones: Any) -> dict[str, float]:
   """Multiplier -> its relative effect, by a forward derivative for each."""
 
   @jax.jit
   def measure(tangents: Any) -> tuple[jax.Array, jax.Array]:
     values, moved = jax.jvp(outputs, (ones,), (tangents,))
-    return tuple(jnp.sqrt(sum(jnp.sum(x * x) for x in xs)) for xs in (values, moved))
+    return _norm(values), _norm(moved)
 
   leaves, tree = jax.tree_util.tree_flatten_with_path(ones)
   effects = {}

@@ -97,7 +97,7 @@ def adamw(
   if not isinstance(weight_decay, jax.Array):
     check_nonnegative(weight_decay, "weight_decay")
   peak = peak_learning_rate
-  given = is_number(peak) and peak > 0
+  given = peak is not None and is_number(peak) and peak > 0
   if given != (decay == "independent_peak") or not (given or peak is None):
     raise DepthMupError(
       f"decay={decay!r} with peak_learning_rate={peak!r}: give the peak of the schedule, "
@@ -105,7 +105,8 @@ def adamw(
     )
   q = _adam(scales, b1, b2, eps)
   if decay == "independent_peak":
-    weight_decay = weight_decay / peak_learning_rate
+    assert peak is not None  # checked above
+    weight_decay = weight_decay / peak
   if decay == "independent":
     return optax.chain(
       q,

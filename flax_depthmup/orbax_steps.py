@@ -12,6 +12,8 @@ class OrbaxSteps:
   Any method may raise what orbax raises, which is any exception.
   """
 
+  _manager: Any  # orbax has no types
+
   def __init__(self, directory: epath.Path, asynchronous: bool):
     self._directory, self._asynchronous = directory, asynchronous
     self.reopen()

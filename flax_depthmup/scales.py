@@ -200,6 +200,7 @@ def _eps_factor(
   net_depth: int | None,
 ) -> float:
   """What the eps rule of a preset multiplies eps by."""
+  assert p.eps_rule is not None  # asked for only where the preset has one
   kind, inside = p.kind(axes), depth is not None
   m_width = {Kind.SCALAR: 1.0, Kind.OUTPUT: m_in}.get(kind, m_out)
   factor = 1 / m_width if p.eps_rule.by_width(kind, inside) else 1.0

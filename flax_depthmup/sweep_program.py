@@ -61,10 +61,12 @@ def trace(init: Init, step: Step, member: Member, data: Any) -> tuple[Any, str]:
   after, loss = result
   if not isinstance(loss, jax.ShapeDtypeStruct) or loss.shape:
     raise DepthMupError(f"step gave the loss {loss}; expected a scalar array")
-  if jax.tree.structure(before) != jax.tree.structure(after):
+  given: Any = jax.tree.structure(before)
+  back: Any = jax.tree.structure(after)
+  if given != back:
     raise DepthMupError(
-      f"step changes the tree of the state from {jax.tree.structure(before)} to "
-      f"{jax.tree.structure(after)}; it must give back what it takes"
+      f"step changes the tree of the state from {given} to "
+      f"{back}; it must give back what it takes"
     )
   leaves = zip(jax.tree.leaves_with_path(before), jax.tree.leaves(after), strict=True)
   for (path, a), b in leaves:

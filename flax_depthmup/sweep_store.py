@@ -65,19 +65,24 @@ class SweepStore:
         "all processes share"
       )
 
+  @property
+  def _folder(self) -> pathlib.Path:
+    assert self._directory is not None  # nothing is read or written without one
+    return self._directory
+
   def _claim(self, identity: dict[str, Any]) -> None:
     try:
-      self._directory.mkdir(parents=True, exist_ok=True)
+      self._folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
       raise DepthMupError(
-        f"directory={self._directory} cannot be made: {error.strerror}; give another"
+        f"directory={self._folder} cannot be made: {error.strerror}; give another"
       ) from None
-    path = self._directory / "sweep.json"
+    path = self._folder / "sweep.json"
     if not path.exists():
       replace(path, lambda file: file.write(json.dumps(identity, indent=1).encode()))
 
   def _load(self, identity: dict[str, Any]) -> None:
-    path = self._directory / "sweep.json"
+    path = self._folder / "sweep.json"
     if not path.exists():
       raise DepthMupError(
         f"{path}, written by the first process, is not there for another; give a directory "
@@ -98,7 +103,7 @@ class SweepStore:
           f"{identity[key]}; use another directory, or delete that one"
         )
     count, steps = identity["count"], identity["steps"]
-    paths = sorted(self._directory.glob("members_*.npz"))
+    paths = sorted(self._folder.glob("members_*.npz"))
     self._finished = [_read(path, count, steps) for path in paths]
 
   def finished(self) -> Iterator[Wave]:
@@ -122,7 +127,7 @@ class SweepStore:
     """
     self._last_save = time.monotonic()
     fresh = 0, None, wave.losses, wave.diverged
-    if self._directory is None or not _first((self._directory / "state").exists()):
+    if self._directory is None or not _first((self._folder / "state").exists()):
       return fresh
     from flax_depthmup import checkpoint  # orbax is slow to import
 
@@ -156,7 +161,7 @@ class SweepStore:
       return
     if self._writes:
       so_far = dataclasses.replace(wave, losses=wave.losses[:, :step])
-      _write(self._directory / "running.npz", so_far)
+      _write(self._folder / "running.npz", so_far)
     if not _first(time.monotonic() - self._last_save >= self._save_seconds):
       return
     note = {"members": wave.members.tolist(), "diverged": wave.diverged.tolist()}
@@ -167,7 +172,7 @@ class SweepStore:
   def finish(self, wave: Wave, lanes: int) -> None:
     """Writes the losses of a finished wave, and drops its state."""
     if self._writes:
-      _write(self._directory / f"members_{wave.members[0]:05d}.npz", wave)
+      _write(self._folder / f"members_{wave.members[0]:05d}.npz", wave)
     if self._directory is not None:
       self._drop(wave, lanes)
 
@@ -178,15 +183,15 @@ class SweepStore:
     for checkpoints in self._checkpoints.values():
       checkpoints.close()
     if self._writes and done:
-      shutil.rmtree(self._directory / "state", ignore_errors=True)
-      (self._directory / "running.npz").unlink(missing_ok=True)
+      shutil.rmtree(self._folder / "state", ignore_errors=True)
+      (self._folder / "running.npz").unlink(missing_ok=True)
 
   def _drop(self, wave: Wave, lanes: int) -> None:
     used = self._checkpoints.pop(self._name(wave, lanes), None)
     if used is not None:
       used.close()
     if self._writes:
-      folder = self._directory / "state" / self._name(wave, lanes)
+      folder = self._folder / "state" / self._name(wave, lanes)
       shutil.rmtree(folder, ignore_errors=True)
 
   def _name(self, wave: Wave, lanes: int) -> str:
@@ -198,7 +203,7 @@ class SweepStore:
 
     name = self._name(wave, lanes)
     if name not in self._checkpoints:
-      folder = self._directory / "state" / name
+      folder = self._folder / "state" / name
       self._checkpoints[name] = checkpoint.Checkpoints(folder)
     return self._checkpoints[name]
 

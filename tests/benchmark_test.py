@@ -38,6 +38,7 @@ TOY = benchmark.Settings(
     width=16,
     compilations=1,
     memory_depths=(64,),
+    imports=1,
   ),
   limits=Limits(
     steps=(2, 3, 4),
@@ -72,7 +73,8 @@ def _compile_quickly_and_once(monkeypatch):
 def test_summary(tmp_path, capsys):
   benchmark.run(TOY, str(tmp_path))
   summary = json.loads((tmp_path / "summary.json").read_text())
-  for key in ("sweep_speedup", "transformation_overhead", "compile_ratio_1024_over_8"):
+  ratios = "sweep_speedup", "transformation_overhead", "compile_ratio_1024_over_8"
+  for key in (*ratios, "import_ratio"):
     assert summary[key] > 0
   memory = summary["peak_memory"]
   assert memory["64"]["remat"] < 0.7 * memory["64"]["plain"]

@@ -29,13 +29,6 @@ def test_python_blocks_run(capsys):
   assert names["deep"].outputs.error < 0.05
 
 
-def test_the_page_of_the_limits_runs():
-  count, names = run_blocks("docs/limits.md")
-  assert count == 1
-  assert names["run"].outputs.shape == (10, 4, 1)
-  assert names["deep"].outputs.error < 0.01
-
-
 def test_no_placeholder_is_left():
   for name in ("README.md", "experiments/README.md", "docs/limits.md"):
     left = re.findall(

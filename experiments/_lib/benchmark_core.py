@@ -2,6 +2,8 @@
 
 import dataclasses
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -46,6 +48,7 @@ class Core:
     width: of the nets that are compiled.
     compilations: of each depth.
     memory_depths: whose gradients' memory is planned.
+    imports: of the library, and of what it rests on, each in a fresh process.
   """
 
   sweep: Sweep = dataclasses.field(default_factory=Sweep)
@@ -55,6 +58,7 @@ class Core:
   width: int = 64
   compilations: int = 5
   memory_depths: tuple[int, ...] = (8, 64, 512, 1024)
+  imports: int = 7
 
 
 def measurements(c: Core) -> dict[str, Callable[[], dict[str, Any]]]:
@@ -83,7 +87,26 @@ def measurements(c: Core) -> dict[str, Callable[[], dict[str, Any]]]:
     overhead = transformation_overhead(c.update_width, c.update_depth, c.updates)
     return {"transformation_overhead": overhead}
 
-  return {"sweep": sweep, "update": update, "compilation": compilation, "memory": memory}
+  return {
+    "import": lambda: {"import_ratio": import_ratio(c.imports)},
+    "sweep": sweep,
+    "update": update,
+    "compilation": compilation,
+    "memory": memory,
+  }
+
+
+def import_ratio(repeats: int) -> float:
+  """Median time to import the library in a fresh process over that of flax.linen, optax."""
+
+  def fresh(code: str) -> Callable[[], Any]:
+    return lambda: subprocess.run([sys.executable, "-c", code], check=True).returncode
+
+  seconds = alternate(
+    {"base": fresh("import flax.linen, optax"), "library": fresh("import flax_depthmup")},
+    repeats,
+  )
+  return seconds["library"] / seconds["base"]
 
 
 def model_of(width: int, depth: int, **fields: Any) -> dmup.ResidualMLP:

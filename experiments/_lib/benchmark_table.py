@@ -17,7 +17,8 @@ def show(summary: dict[str, Any]) -> None:
 
 def rows(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
   """Name and text of every measurement that is there."""
-  for name in ("sweep_speedup", "transformation_overhead", "compile_ratio_1024_over_8"):
+  ratios = "sweep_speedup", "transformation_overhead", "compile_ratio_1024_over_8"
+  for name in (*ratios, "import_ratio"):
     if name in summary:
       yield name, f"{summary[name]:.3f}"
   for depth, size in summary.get("peak_memory", {}).items():

@@ -13,6 +13,7 @@ LONGEST = 10_000  # values of a grid; more is a slip
 
 #: Shared by every entry point.
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for results.")
+DRAW_SEED = flags.DEFINE_integer("draw_seed", 0, "Of all random draws.")
 
 # Shared by the entry points that train; each has defaults of its own, which its
 # module's text states.

@@ -75,9 +75,9 @@ def read_base_shapes(
     path: the file.
     target: parameters of the net, arrays or `jax.ShapeDtypeStruct`.
     names: from the path of a parameter, "layers_0/mlp/kernel", to its name in the file.
-    transpose: the file has torch's [out, in, *window] where the tree has [*window, in,
-      out]. True: for parameters called kernel; a function: for those of whose path it is
-      True; False: for none.
+    transpose: the file has torch's `[out, in, *window]` where the tree has
+      `[*window, in, out]`. True: for parameters called kernel; a function: for those of
+      whose path it is True; False: for none.
 
   Raises:
     DepthMupError: the file is missing, cut short or no `.bsh` file; it has a name the net

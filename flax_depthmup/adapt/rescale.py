@@ -54,10 +54,10 @@ def rescale_init(
   `std_factor`. In the base net every number is 1 and nothing changes. How the std of an
   initializer changes with width must be known for that:
 
-    fan_in   1/sqrt(fan_in): Flax's nn.Dense, nn.Conv, nn.DenseGeneral
-    fan_out  1/sqrt(fan_out): Flax's nn.Embed
-    fan_avg  1/sqrt(fan_in + fan_out): xavier, glorot
-    fixed    not at all: GPT-2's 0.02; constants
+      fan_in   1/sqrt(fan_in): Flax's nn.Dense, nn.Conv, nn.DenseGeneral
+      fan_out  1/sqrt(fan_out): Flax's nn.Embed
+      fan_avg  1/sqrt(fan_in + fan_out): xavier, glorot
+      fixed    not at all: GPT-2's 0.02; constants
 
   With `base` it is measured, parameter by parameter, and what agrees with no law is an
   error. So is a second rescaling of what was rescaled, where it would change anything.

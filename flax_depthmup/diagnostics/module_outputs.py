@@ -136,7 +136,7 @@ def branch_moves(
     if module is branch_of(call):
       check_first_call(module, _MOVED, "moved")
       before = {"params": _start_of(module)}
-      old = module.clone(parent=None).apply(before, *call.args, **call.kwargs)
+      old: Any = module.clone(parent=None).apply(before, *call.args, **call.kwargs)
       if not isinstance(out, jax.Array):
         raise DepthMupError(
           f"branch {'/'.join(module.path)} gives {type(out).__name__}, expected one array; "

@@ -38,7 +38,7 @@ library only.
 import dataclasses
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flax_depthmup.checks import check_size
 from flax_depthmup.errors import DepthMupError
@@ -67,6 +67,10 @@ class AbcParametrization:
   a: tuple[Fraction, ...]
   b: tuple[Fraction, ...]
   c: Fraction
+
+  if TYPE_CHECKING:  # what may be given is wider than what is kept
+
+    def __init__(self, a: Sequence[Exponent], b: Sequence[Exponent], c: Exponent): ...
 
   def __post_init__(self):
     a, b = _exponents(self.a, "a"), _exponents(self.b, "b")

@@ -63,7 +63,7 @@ def kernel_regime_kernel(
     )
   body = regime.maximally_initialized_readout
   # The NTK of the layers so far, counting those that move the features most.
-  q, kernel = np.asarray(k0), 0.0
+  q, kernel = np.asarray(k0), np.zeros(())
   for r_l in regime.r_l:
     now = duals(q, activation)
     seen = q if body and r_l == regime.r else 0.0

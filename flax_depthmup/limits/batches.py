@@ -67,6 +67,7 @@ def check_batches(inputs: Any, targets: Any, learning_rate: Any, probes: Any) ->
 def _by_step(targets: Any, steps: int) -> Sequence[Any]:
   """The target of each step."""
   listed = isinstance(targets, list) or type(targets) is tuple
+  found: int | str
   try:
     if listed or jax.tree_util.all_leaves([targets]):
       found = len(targets)
@@ -76,7 +77,9 @@ def _by_step(targets: Any, steps: int) -> Sequence[Any]:
       leaves, tree = jax.tree.flatten(targets)
       shapes = [np.shape(leaf) for leaf in leaves]
       if shapes and all(shape[:1] == (steps,) for shape in shapes):
-        return [tree.unflatten([leaf[t] for leaf in leaves]) for t in range(steps)]
+        return [
+          jax.tree.unflatten(tree, [leaf[t] for leaf in leaves]) for t in range(steps)
+        ]
       found = f"a tree of arrays of shapes {', '.join(map(str, shapes)) or 'none'}"
   except (TypeError, ValueError, LookupError):
     found = f"{targets!r:.60}"
@@ -92,14 +95,19 @@ def check_inputs(values: Any, name: str, axes: tuple[str | int, ...]) -> np.ndar
     DepthMupError: they are not.
   """
   array, expected = real_array(values), ", ".join(map(str, axes))
-  fits = array is not None and array.ndim == len(axes) and array.size
-  pairs = zip(axes, array.shape, strict=True) if fits else ()
-  if not fits or any(isinstance(n, int) and n != found for n, found in pairs):
+  if array is None or not _fits(array.shape, axes):
     found = type(values).__name__ if array is None else f"shape {array.shape}"
     raise DepthMupError(f"{name}: found {found}, expected real numbers [{expected}]")
   if not np.isfinite(array).all():
     raise DepthMupError(f"{name}: not finite everywhere; give finite numbers")
   return array
+
+
+def _fits(shape: tuple[int, ...], axes: tuple[str | int, ...]) -> bool:
+  """Whether a shape, empty nowhere, has these axes."""
+  return len(shape) == len(axes) and all(
+    n and (isinstance(axis, str) or n == axis) for n, axis in zip(shape, axes, strict=True)
+  )
 
 
 def loss_gradient(

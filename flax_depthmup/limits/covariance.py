@@ -259,7 +259,7 @@ def _numbers(values: Any, name: str) -> np.ndarray:
   """[size] finite numbers of at least 0, at least one of them."""
   array = _real(values)
   good = array is not None and array.ndim == 1 and array.size
-  if not good or not np.isfinite(array).all() or (array < 0).any():
+  if array is None or not good or not np.isfinite(array).all() or (array < 0).any():
     raise DepthMupError(
       f"{name}={values!r}: expected a sequence of finite numbers of at least 0"
     )

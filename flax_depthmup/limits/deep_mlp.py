@@ -36,7 +36,7 @@ others. Layer: numpy.
 
 import copy
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -89,13 +89,15 @@ class _Matrix:
   def __init__(self, below: Layer, above: Layer, sigma: float, decoupled: bool) -> None:
     self.below, self.above = below, above
     self.variance, self.decoupled = sigma**2, decoupled
-    self.x, self.dh, self.rates = None, None, np.zeros(0)
+    self.x: np.ndarray | None = None
+    self.dh: np.ndarray | None = None
+    self.rates = np.zeros(0)
 
   def forward(self, x: np.ndarray) -> np.ndarray:
     past = self.x
     self.x = x if past is None else np.concatenate([past, x])
     h = self.above.gaussians(UP, self.variance * self.below.inner(x, self.x))
-    if past is None:
+    if past is None or self.dh is None:  # nothing has been learned yet
       return h
     coefficients = -self.rates * self.below.inner(x, past)
     if not self.decoupled:
@@ -103,6 +105,7 @@ class _Matrix:
     return h + np.tensordot(coefficients, self.dh, 1)
 
   def backward(self, dh: np.ndarray, rate: float) -> np.ndarray:
+    assert self.x is not None  # forward comes first
     past = self.dh
     self.dh = dh if past is None else np.concatenate([past, dh])
     dx = self.below.gaussians(DOWN, self.variance * self.above.inner(dh, self.dh))
@@ -118,7 +121,7 @@ class _Matrix:
 class _Net:
   def __init__(
     self,
-    layers: list[Layer],
+    layers: Sequence[Layer],
     sizes: tuple[int, int],
     sigmas: tuple[float, float, float],
     decoupled: bool,
@@ -182,7 +185,7 @@ def gaussian_counts(hidden_layers: int, batches: Batches) -> list[int]:
 
 
 def train_limit(
-  layers: list[Layer],
+  layers: Sequence[Layer],
   batches: Batches,
   loss_derivative: LossDerivative,
   *,

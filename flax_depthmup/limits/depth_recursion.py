@@ -198,7 +198,7 @@ def _boundary(own: Side, other: Side, v: Any) -> tuple[_Far, jax.Array]:
   """What the far end fixes: Q, and the coordinates [2N, d] of Z_b on the starts."""
   n = len(own.start)
 
-  def layer(carry: _Flow, inputs: Any) -> tuple[_Flow, None]:
+  def layer(carry: _Flow, inputs: tuple[Any, Any, Any, Any]) -> tuple[_Flow, None]:
     return _pass(carry, *inputs, v), None
 
   inputs = (own.coupling, other.coupling, own.noise, other.noise)

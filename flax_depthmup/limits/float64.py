@@ -2,16 +2,19 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 
-def in_float64(solve: _Function) -> _Function:
+def in_float64(
+  solve: Callable[_Arguments, _Result],
+) -> Callable[_Arguments, _Result]:
   """Runs a solver in float64, and rounds what it gives to jax's default precision.
 
   Sums over the layers cancel, and kinks make float32 lose all digits where an input
@@ -20,7 +23,7 @@ def in_float64(solve: _Function) -> _Function:
   """
 
   @functools.wraps(solve)
-  def solved(*args: Any, **fields: Any) -> Any:
+  def solved(*args: _Arguments.args, **fields: _Arguments.kwargs) -> _Result:
     leaves = jax.tree.leaves((args, fields))
     if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
       return solve(*args, **fields)

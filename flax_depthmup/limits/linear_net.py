@@ -194,7 +194,7 @@ def linear_update(
       positive finite number.
   """
   lr, weight_decay = check_rate(lr, "lr"), check_rate(weight_decay, "weight_decay")
-  rho = 1.0
+  rho: float | jax.Array = 1.0
   if clip is not None:
     check_nonnegative(clip, "clip")
     if clip == 0:

@@ -168,9 +168,10 @@ def check_one_hidden_net(net: Any) -> OneHiddenNet:
       f"net: found {type(net).__name__}, expected OneHiddenNet, as sobol_net makes"
     )
   u, v, weights = map(real_array, net)
-  real = u is not None and v is not None and weights is not None
   if (
-    not real
+    u is None
+    or v is None
+    or weights is None
     or u.ndim != 2
     or v.ndim != 2
     or not (weights.shape == u.shape[:1] == v.shape[:1])

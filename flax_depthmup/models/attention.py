@@ -1,6 +1,6 @@
 """Causal self-attention with rotary positions, and its cache. Layer: flax, mathematics."""
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -69,7 +69,7 @@ class Attention(nn.Module):
     value = project("value", self.kv_heads)
     mask = None
     if self.cache_length is not None:
-      key, value, mask = self._remember(key, value, positions)
+      key, value, mask = self._remember(key, value, positions, self.cache_length)
     y = jax.nn.dot_product_attention(
       query,
       key,
@@ -90,7 +90,7 @@ class Attention(nn.Module):
     return out(y)
 
   def _remember(
-    self, key: jax.Array, value: jax.Array, positions: jax.Array
+    self, key: jax.Array, value: jax.Array, positions: jax.Array, length: int
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """All keys and values so far, and which of them each query may see.
 
@@ -100,15 +100,15 @@ class Attention(nn.Module):
     Raises:
       DepthMupError: see `Transformer.__call__`.
     """
-    shape = (key.shape[0], self.cache_length, *key.shape[2:])
-    if key.shape[1] > self.cache_length:
+    shape = (key.shape[0], length, *key.shape[2:])
+    if key.shape[1] > length:
       raise DepthMupError(
-        f"Attention: {key.shape[1]} tokens are more than cache_length={self.cache_length}; "
+        f"Attention: {key.shape[1]} tokens are more than cache_length={length}; "
         "set it to the length of the whole text"
       )
     if not self.is_mutable_collection("cache"):
       raise DepthMupError(
-        f'Attention: cache_length={self.cache_length} but the collection "cache" is not '
+        f'Attention: cache_length={length} but the collection "cache" is not '
         'mutable; call apply(..., mutable=["cache"]), or set cache_length=None'
       )
     keys = self.variable("cache", "keys", jnp.zeros, shape, key.dtype)
@@ -119,14 +119,16 @@ class Attention(nn.Module):
         "cache_length, kv_heads, head_dim]; start with an empty one"
       )
     start = positions[0]
-    fits = (start >= 0) & (start + key.shape[1] <= self.cache_length)
+    fits = (start >= 0) & (start + key.shape[1] <= length)
     for store, new in ((keys, key), (values, value)):
       new = jnp.where(fits, new, jnp.nan)
       store.value = jax.lax.dynamic_update_slice(store.value, new, (0, start, 0, 0))
-    seen = jnp.arange(self.cache_length)[None, :] <= positions[:, None]
+    seen = jnp.arange(length)[None, :] <= positions[:, None]
     return keys.value, values.value, seen[None, None]
 
-  def _implementation(self, query: jax.Array, mask: jax.Array | None) -> str:
+  def _implementation(
+    self, query: jax.Array, mask: jax.Array | None
+  ) -> Literal["cudnn", "xla"]:
     """cuDNN's flash attention where it can, XLA elsewhere."""
     fits = self.head_dim % 8 == 0 and self.head_dim <= 128
     on_gpu = jax.default_backend() == "gpu" and query.dtype in _CUDNN_TYPES

@@ -106,7 +106,7 @@ class ResNet(nn.Module):
         do not divide their height and width.
     """
     _check_images(images, self.patch, self.stages)
-    p, boundary = self.parametrization, {"trainable": self.train_boundary}
+    p = self.parametrization
     x = Conv(
       self.width,
       "(kh) (kw) (channels) -> embed",
@@ -114,8 +114,8 @@ class ResNet(nn.Module):
       kernel_size=self.patch if self.stem_kernel_size is None else self.stem_kernel_size,
       strides=self.patch,
       dtype=self.dtype,
+      trainable=self.train_boundary,
       name="stem",
-      **boundary,
     )(images)
     block = functools.partial(
       ConvBlock,
@@ -141,7 +141,9 @@ class ResNet(nn.Module):
         name=f"stage_{stage}",
       )
       x = blocks(x)
-    readout = Readout(self.outputs, p, dtype=self.dtype, name="readout", **boundary)
+    readout = Readout(
+      self.outputs, p, dtype=self.dtype, trainable=self.train_boundary, name="readout"
+    )
     return readout(x.mean((1, 2)))
 
 

@@ -156,9 +156,15 @@ class Transformer(nn.Module):
       length=self.depth,
       metadata_params={nn.PARTITION_NAME: "layers"},
     )
-    branches = self._attention(), self._feed_forward()
-    fields = self.depth, self.parametrization, self.block_multiplier
-    return stack(*branches, *fields, name="layers")(x, positions)[0]
+    layers = stack(
+      self._attention(),
+      self._feed_forward(),
+      self.depth,
+      self.parametrization,
+      self.block_multiplier,
+      name="layers",
+    )
+    return layers(x, positions)[0]
 
   def _attention(self) -> Attention:
     sizes = self.sizes
