@@ -18,11 +18,12 @@ def run_blocks(page):
 
 def test_python_blocks_run(capsys):
   count, names = run_blocks("README.md")
-  assert count == 5
+  assert count == 6
   assert "redundant (ODE)" in capsys.readouterr().out
   scanned = names["stack"].apply({"params": names["block_params"]}, np.ones((8, 128)))
   assert np.isfinite(scanned).all()
   assert np.isfinite(names["logits"]).all()
+  assert names["by_hand"].branch == 2**-0.5
   assert names["text"].shape == (8, 8)
   assert names["check"].passed is not False
   assert {s.probe for s in names["check"].slopes} == {"training", "eps", "decay"}
