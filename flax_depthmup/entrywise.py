@@ -28,8 +28,8 @@ _MOVES = """
 _HARMLESS = frozenset((_ENTRYWISE + _MOVES).split())
 #: What is finite or not may be asked of the whole: it decides whether to step at all.
 _ASKS = frozenset({"reduce_and", "reduce_or"})
-#: Axes are made so much longer, as there are optimizers that factor long ones only.
-_LONGER = 128
+#: Axes are made at least so long, as there are optimizers that factor long ones only.
+_LONG = 128
 
 
 def why_not_entrywise(inner: optax.GradientTransformation, params: Any) -> str | None:
@@ -44,10 +44,10 @@ def why_not_entrywise(inner: optax.GradientTransformation, params: Any) -> str |
     A half sentence, such as "it applies reduce_sum to the entries of a parameter".
   """
   failure = None
-  for factor in (_LONGER, 1):
+  for least in (_LONG, 1):
     for with_more in (False, True):
       try:
-        found = _mixing_at(inner, _lengthened(params, factor), with_more)
+        found = _mixing_at(inner, _lengthened(params, least), with_more)
       except Exception as error:  # from the user's own code, of any kind
         failure = failure or f"it cannot be traced ({(str(error).splitlines() or [''])[0]})"
       else:
@@ -55,9 +55,9 @@ def why_not_entrywise(inner: optax.GradientTransformation, params: Any) -> str |
   return failure
 
 
-def _lengthened(params: Any, factor: int) -> Any:
+def _lengthened(params: Any, least: int) -> Any:
   def longer(x: Any) -> jax.ShapeDtypeStruct:
-    shape = tuple(n * factor for n in jnp.shape(x))
+    shape = tuple(max(n, least) for n in jnp.shape(x))
     return jax.ShapeDtypeStruct(shape, jnp.result_type(x))
 
   return jax.tree.map(longer, params)

@@ -12,6 +12,7 @@ from flax_depthmup.entrywise import why_not_entrywise
 from tests.helpers import INNER, assert_trees_close, inputs, residual_mlp
 from tests.matrix_optimizers import (
   SHAPES,
+  scale_by_adam_atan2,
   scale_by_shampoo,
   scale_to_norm_one,
   svd_orthogonal,
@@ -261,9 +262,7 @@ ENTRYWISE = {
   **INNER,
   "adamw": lambda: optax.adamw(0.1),
   "ademamix": optax.contrib.scale_by_ademamix,
-  "atan2": lambda: optax.chain(
-    optax.scale_by_adam(), optax.stateless(lambda u, p: jax.tree.map(jnp.arctan, u))
-  ),
+  "adam-atan2": scale_by_adam_atan2,
   "clip": lambda: optax.clip(1.0),
   "inject": lambda: optax.inject_hyperparams(optax.scale_by_adam)(b1=0.9),
   "if finite": lambda: optax.apply_if_finite(optax.scale_by_adam(), 3),
@@ -285,6 +284,18 @@ def test_what_mixes_entries_is_seen(name):
 @pytest.mark.parametrize("name", ENTRYWISE)
 def test_what_does_not_passes(name):
   assert why_not_entrywise(ENTRYWISE[name](), TREE) is None
+
+
+def test_adam_atan2_needs_no_eps():
+  """Its update does not depend on the size of the gradient, however small."""
+  p = dmup.complete_p(base_width=4, base_depth=2)
+  s = {"w": dmup.resolve("embed -> embed", (16, 16), p, depth=8)}
+  tx = scale_by_parametrization(scale_by_adam_atan2(), s)
+  g = {"w": jax.random.normal(KEY, (16, 16))}
+  tiny = jax.tree.map(lambda x: x * 1e-15, g)
+  one, other = one_step(tx, g, g), one_step(tx, tiny, g)
+  assert_trees_close(one, other, rtol=1e-5)
+  np.testing.assert_allclose(np.abs(one["w"]), np.pi / 4 / 4, rtol=1e-5)
 
 
 def test_an_undeclared_one_is_refused_with_the_remedy():

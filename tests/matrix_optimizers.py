@@ -1,4 +1,4 @@
-"""Small matrix optimizers that optax does not have, and what numpy says of them."""
+"""Small optimizers that optax does not have, and what numpy says of them."""
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,28 @@ def scale_by_shampoo(eps: float = 1e-6) -> optax.GradientTransformation:
     left, right = state
     left, right = left + updates @ updates.T, right + updates.T @ updates
     return root(left) @ updates @ root(right), [left, right]
+
+  return optax.GradientTransformation(init_fn, update_fn)
+
+
+def scale_by_adam_atan2(b1: float = 0.9, b2: float = 0.99) -> optax.GradientTransformation:
+  """arctan2(m, sqrt(v)) of Adam's moments (Everett et al., arXiv 2407.05872): no eps."""
+
+  def init_fn(params):
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    return jnp.zeros((), jnp.int32), zeros, zeros
+
+  def update_fn(updates, state, params=None):
+    del params
+    count, m, v = state
+    count = count + 1
+    m = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, m, updates)
+    v = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g**2, v, updates)
+
+    def ratio(m, v):
+      return jnp.arctan2(m / (1 - b1**count), jnp.sqrt(v / (1 - b2**count)))
+
+    return jax.tree.map(ratio, m, v), (count, m, v)
 
   return optax.GradientTransformation(init_fn, update_fn)
 
