@@ -42,6 +42,12 @@ TREES = {
   "nothing that grows": ((net(8), net(8)), "no axis of a parameter grows.*give delta="),
   "no parameters": (({}, {}), "holds no parameters"),
   "collections": (({"params": net(8), "batch_stats": {}}, net(16)), "give the parameters"),
+  "the other layout": (
+    pair(
+      {"x": {"kernel": s(5, 8), "bias": s(5)}}, {"x": {"kernel": s(5, 16), "bias": s(5)}}
+    ),
+    'x/kernel has shape .5, 16. and a bias of size 5 .*give layout="out_in"',
+  ),
   "heads by head_dim": (
     pair({"qkv": {"kernel": s(8, 2, 4)}}, {"qkv": {"kernel": s(16, 4, 8)}}),
     'qkv/kernel with axes .8 .grows., 2 .grows., 4 .grows.. .*overrides={"qkv/kernel"',

@@ -104,3 +104,24 @@ def _leaf(name: str, x: Any, what: str) -> Leaf:
       "complex numbers are no parameters that scale: keep them out of the tree"
     )
   return Leaf(name, tuple(x.shape), jnp.dtype(x.dtype))
+
+
+def check_layout(leaves: list[Leaf], layout: str) -> None:
+  """Raises where a matrix and the bias beside it show the other order of axes."""
+  vectors = {
+    leaf.parts[:-1]: leaf.shape[-1]
+    for leaf in leaves
+    if leaf.parts[-1] in ("bias", "b") and len(leaf.shape) == 1
+  }
+  for leaf in leaves:
+    size = vectors.get(leaf.parts[:-1])
+    if len(leaf.shape) != 2 or size is None or leaf.parts[-1] in ("bias", "b"):
+      continue
+    first, last = leaf.shape
+    out, other = (last, first) if layout == "in_out" else (first, last)
+    if size == other != out:
+      raise DepthMupError(
+        f"parameter {leaf.name} has shape {leaf.shape} and a bias of size {size} beside "
+        f'it, so its out axis is not where layout="{layout}" has it; give layout='
+        f'"{"out_in" if layout == "in_out" else "in_out"}"'
+      )

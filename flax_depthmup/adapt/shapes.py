@@ -9,7 +9,7 @@ from typing import Any, get_args
 import jax
 
 from flax_depthmup.adapt.layers import Counts, LayerGroup, align, depth_of
-from flax_depthmup.adapt.leaves import Leaf, Sizes, read_tree
+from flax_depthmup.adapt.leaves import Leaf, Sizes, check_layout, read_tree
 from flax_depthmup.adapt.model_axes import (
   ModelAxes,
   ParameterAxes,
@@ -74,6 +74,7 @@ def axes_from_shapes(
   if layout not in get_args(Layout):
     raise DepthMupError(f'layout={layout!r}: expected "in_out" or "out_in"')
   leaves, structure = read_tree(target, "target")
+  check_layout(leaves, layout)
   bases, _ = read_tree(base, "base")
   pairs, groups = align(bases, leaves)
   third = bases if delta is None else read_tree(delta, "delta")[0]

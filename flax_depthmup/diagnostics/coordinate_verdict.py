@@ -169,7 +169,9 @@ def _groups(rows: list[dict[str, Any]]):
         if row[other] == value:
           key = row["probe"], row["quantity"], row["module"], row["t"]
           groups.setdefault(key, []).append(row)
-      yield from ((axis, group) for group in groups.values())
+      # A module of a Python loop is there from some depth on only.
+      whole = (g for g in groups.values() if len({row[axis] for row in g}) >= 3)
+      yield from ((axis, group) for group in whole)
 
 
 def _predicted(
