@@ -128,28 +128,17 @@ def held_in_every_form(preset, optimizer):
     assert later == []
 
 
-#: Every preset and every optimizer at least once.
+#: Those trained in the fast suite: of each width rule, of each family.
 SOME = [
-  *zip(
-    ADAM_ONLY,
-    ("adam", "muon", "lion", "adafactor", "nadam", "sign", "shampoo"),
-    strict=True,
-  ),
-  *zip(
-    PRESETS,
-    ("sgd", "adam", "momentum", "adagrad", "nesterov", "muon", "rmsprop"),
-    strict=True,
-  ),
-  ("complete_p", "factored"),
-  ("depth_mup", "lamb"),
-  ("complete_p", "normalized"),
+  ("complete_p", "sgd"),
+  ("depth_mup", "muon"),
+  ("u_mup", "adafactor"),
+  ("complete_p_paper", "adam"),
+  ("mup, table 9", "momentum"),
+  ("mini_cpm", "shampoo"),
+  ("complete_d_p", "lion"),
+  ("2/3:1/5", "factored"),
 ]
-
-
-def test_some_are_of_all():
-  assert set(SOME) <= set(PAIRS)
-  assert {preset for preset, _ in SOME} == set(ALL)
-  assert {optimizer for _, optimizer in SOME} == set(OPTIMIZERS)
 
 
 @pytest.mark.parametrize(("preset", "optimizer"), SOME)
@@ -157,7 +146,7 @@ def test_base_size_trains_as_standard(preset, optimizer):
   held_at_base(preset, optimizer)
 
 
-@pytest.mark.parametrize(("preset", "optimizer"), [SOME[i] for i in (1, 3, 6, 7, 8, 16)])
+@pytest.mark.parametrize(("preset", "optimizer"), SOME[:3])
 def test_scan_loop_and_shards_train_alike(preset, optimizer):
   held_in_every_form(preset, optimizer)
 
@@ -169,7 +158,7 @@ def test_all_pairs_train(preset, optimizer):
   held_in_every_form(preset, optimizer)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "muon"])
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
 def test_the_width_tables_train_alike(optimizer):
   """Tolerance: rounding, amplified by three steps of an adaptive optimizer."""
   runs = []
