@@ -55,6 +55,41 @@ def why_not_entrywise(inner: optax.GradientTransformation, params: Any) -> str |
   return failure
 
 
+def keeps_parameters(inner: optax.GradientTransformation, params: Any) -> bool:
+  """Whether the state that `inner` starts with depends on the values of the parameters."""
+  try:
+    program = jax.make_jaxpr(inner.init)(_lengthened(params, 1))
+  except Exception:  # from the user's own code; told by its first real use
+    return False
+  return any(_depends(program.jaxpr, [True] * len(program.jaxpr.invars)))
+
+
+def _depends(jaxpr: Jaxpr, marked: Sequence[bool]) -> list[bool]:
+  """Which outputs depend on the marked inputs."""
+  known = dict(zip(jaxpr.invars, marked, strict=True))
+
+  def does(x: Any) -> bool:
+    return not isinstance(x, Literal) and known.get(x, False)
+
+  for eqn in jaxpr.eqns:
+    inputs = [does(x) for x in eqn.invars]
+    body = _only_body(eqn)
+    if body is not None and len(body.invars) == len(inputs):
+      out = _depends(body, inputs)
+    else:
+      out = [any(inputs)] * len(eqn.outvars)
+    known |= dict(zip(eqn.outvars, out, strict=True))
+  return [does(x) for x in jaxpr.outvars]
+
+
+def _only_body(eqn: Any) -> Any:
+  """The program inside of a jit, a remat, a custom derivative; None for others."""
+  inside = [v for v in eqn.params.values() if isinstance(v, ClosedJaxpr | Jaxpr)]
+  if eqn.primitive.name in ("scan", "while", "cond") or len(inside) != 1:
+    return None
+  return getattr(inside[0], "jaxpr", inside[0])
+
+
 def _lengthened(params: Any, least: int) -> Any:
   def longer(x: Any) -> jax.ShapeDtypeStruct:
     shape = tuple(max(n, least) for n in jnp.shape(x))
@@ -127,11 +162,9 @@ def _through(eqn: Any, inputs: list[bool]) -> list[bool]:
     return [any(outs) for outs in zip(*branches, strict=True)]
   if name == "while":
     return _through_while(eqn, inputs)
-  inside = [v for v in eqn.params.values() if isinstance(v, ClosedJaxpr | Jaxpr)]
-  if name != "scan" and len(inside) == 1:  # jit, remat, custom derivatives
-    body: Any = getattr(inside[0], "jaxpr", inside[0])
-    if len(body.invars) == len(inputs):
-      return _follow(body, inputs)
+  body = _only_body(eqn)
+  if body is not None and len(body.invars) == len(inputs):
+    return _follow(body, inputs)
   raise _Mixes(name)
 
 

@@ -13,7 +13,8 @@ from flax_depthmup.axes import Kind
 from flax_depthmup.checks import check_nonnegative, is_number
 from flax_depthmup.errors import DepthMupError
 from flax_depthmup.families import MUON
-from flax_depthmup.transforms import is_scales, scale_by_parametrization
+from flax_depthmup.paths import path_name
+from flax_depthmup.transforms import named_leaves, scale_by_parametrization
 from flax_depthmup.weight_decay import add_decayed_weights
 
 LearningRate = float | jax.Array | Callable[[jax.Array], jax.Array]
@@ -83,7 +84,7 @@ def adamw(
     decay: a row of the table.
     mask: tree of booleans, or a function from parameters to one: which
       parameters decay. None: all. Only matrices:
-      `jax.tree.map(lambda s: s.kind.value != "vector", scales)`.
+      `jax.tree.map(lambda s: s.kind.value not in ("vector", "scalar"), scales)`.
     peak_learning_rate: eta_peak, for "independent_peak" only.
 
   Raises:
@@ -157,15 +158,22 @@ def muon(
   scaling of its learning rate.
   """
   _check_decay_rate(beta, "beta")
+  if not isinstance(weight_decay, jax.Array):
+    check_nonnegative(weight_decay, "weight_decay")
   q = optax.contrib.scale_by_muon(beta=beta, nesterov=nesterov)
   groups = {
     "muon": (scale_by_parametrization(q, scales, family=MUON), learning_rate),
     "adam": (_adam(scales, b1, b2, eps), adam_learning_rate),
   }
   shrink = add_decayed_weights(weight_decay, scales, mask=mask)
-  labels = jax.tree.map(
-    lambda s: "muon" if s.kind is Kind.HIDDEN else "adam", scales, is_leaf=is_scales
-  )
+  kinds = {name: s.kind for name, s in named_leaves(scales)}
+
+  def labels(params: Any) -> Any:  # the container of the scales may be another
+    return jax.tree_util.tree_map_with_path(
+      lambda path, _: "muon" if kinds.get(path_name(path)) is Kind.HIDDEN else "adam",
+      params,
+    )
+
   return optax.partition(
     {name: _with_rate(optax.chain(tx, shrink), lr) for name, (tx, lr) in groups.items()},
     labels,

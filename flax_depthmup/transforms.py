@@ -11,7 +11,12 @@ import optax
 
 from flax_depthmup.errors import DepthMupError
 from flax_depthmup.families import ENTRYWISE, Family
-from flax_depthmup.inner_checks import check_follows_updates, check_inner, check_matrices
+from flax_depthmup.inner_checks import (
+  check_entrywise,
+  check_follows_updates,
+  check_matrices,
+  check_preset,
+)
 from flax_depthmup.matrices import per_matrix
 from flax_depthmup.paths import path_name
 from flax_depthmup.scales import Scales
@@ -60,8 +65,8 @@ def scale_by_parametrization(
     DepthMupError: when made, if `scales` is no tree of `Scales`; in `init` and
       `update`, if the parameters are not those of `scales`, naming the first
       that differs; in `init`, if `inner` mixes entries and no family was given, if
-      it follows the parameters themselves (schedule-free, lookahead), or if it is
-      linear and the preset was published for Adam alone.
+      it keeps the parameters themselves (schedule-free, lookahead, MADGRAD), or if
+      it is linear and the preset was published for Adam alone.
 
   Reference: Yang, Yu, Zhu, Hayou, Tensor Programs VI, arXiv 2310.02244,
   Definition 6.1.
@@ -83,11 +88,13 @@ def scale_by_parametrization(
   def init_fn(params):
     _check_matches(params, table)
     if family is None:
-      check_inner(inner, params, table)
+      check_entrywise(inner, params)
     elif family.matrices_only:
       check_matrices(family, params, table)
+    if family in (None, ENTRYWISE):
+      check_preset(inner, params, table)
     state = q.init(params)
-    check_follows_updates(state)
+    check_follows_updates(inner, params, state)
     return state
 
   def update_fn(updates, state, params=None, **extra_args):
@@ -107,7 +114,7 @@ def _factors(scales: Any, family: Family | None) -> dict[str, tuple[float, float
     if family is not None:
       fans, base_fans = s.fans(s.shape), s.fans(s.base_shape)
       gradient *= family.gradient_ratio(fans, base_fans)
-      update *= family.update_ratio(fans, base_fans)
+      update *= family.update_ratio(s.kind, fans, base_fans)
       update /= s.std_factor if family.relative else 1.0
     found[name] = gradient, update
   return found

@@ -48,7 +48,7 @@ def numbers(p, family, width=WIDTH, depth=DEPTH):
     update *= s["depth_update_factor"]
     if family is not None:
       gradient *= family.gradient_ratio(*fans)
-      update *= family.update_ratio(*fans)
+      update *= family.update_ratio(dmup.Kind(s["kind"]), *fans)
       update /= s["std_factor"] if family.relative else 1
     found[name.rsplit("/")[-2]] = (s["init_std"], s["multiplier"], gradient, update)
   return found

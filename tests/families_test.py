@@ -8,11 +8,10 @@ import pytest
 
 import flax_depthmup as dmup
 from flax_depthmup import DepthMupError, scale_by_parametrization
-from flax_depthmup.entrywise import why_not_entrywise
-from tests.helpers import INNER, assert_trees_close, inputs, residual_mlp
+from tests.helpers import assert_trees_close, inputs, residual_mlp
 from tests.matrix_optimizers import (
   SHAPES,
-  scale_by_adam_atan2,
+  one_step,
   scale_by_shampoo,
   scale_to_norm_one,
   svd_orthogonal,
@@ -94,10 +93,67 @@ def test_wide_and_narrow_matrices():
   for family in (dmup.MUON, dmup.MUON_JORDAN):
     s = dmup.resolve("embed -> mlp", (8, 128), p)
     rates[family.name] = s.update_factor * family.update_ratio(
-      s.fans(s.shape), s.fans(s.base_shape)
+      s.kind, s.fans(s.shape), s.fans(s.base_shape)
     )
   assert rates["MUON"] == pytest.approx((8 / 2) ** 0.5)
   assert rates["MUON_JORDAN"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+  ("family", "embedding", "readout"),
+  [
+    (dmup.MUON, 1, 2),
+    (dmup.MUON_MOONSHOT, 1, 2),
+    (dmup.SHAMPOO, 1, 2),
+    (dmup.FROBENIUS, 2, 2),
+    (dmup.ENTRYWISE, 1, 1),
+  ],
+)
+def test_a_vocabulary_longer_than_the_net_is_wide(family, embedding, readout):
+  """Rows of an orthogonal [1000, n] matrix have entries of 1/sqrt(1000) at any n < 1000."""
+  table, head = ("(vocab) -> embed", (1000, 64)), ("embed -> (vocab)", (64, 1000))
+  assert factors(dmup.complete_p, family, table, False)[1] == pytest.approx(embedding)
+  assert factors(dmup.complete_p, family, head, False)[1] == pytest.approx(readout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("vocab", [8, 600])
+@pytest.mark.parametrize("family", [dmup.MUON, dmup.MUON_MOONSHOT])
+def test_embeddings_move_alike_at_every_width(family, vocab):
+  """Over widths 32 to 256, three steps on tokens that reach every row; tolerance 0.15."""
+
+  def muon(u, params):
+    del params
+    return u * (max(u.shape) ** 0.5 if family is dmup.MUON_MOONSHOT else 1.0)
+
+  q = optax.chain(optax.contrib.scale_by_muon(), optax.stateless(muon))
+
+  def moved(n):
+    p = dmup.mup(base_width=32, base_depth=1)
+    s = {"e": dmup.resolve("(v) -> embed", (vocab, n), p)}
+    tx = scale_by_parametrization(q, s, family=family)
+    rng = np.random.default_rng(0)
+    start = {"e": jnp.asarray(rng.normal(size=(vocab, n)), jnp.float32)}
+    head = jnp.asarray(rng.normal(size=(n, vocab)) / n, jnp.float32)
+
+    @jax.jit
+    def step(params, state, tokens, targets):
+      def loss(params):
+        z = jax.nn.relu(params["e"][tokens]) @ head
+        return optax.softmax_cross_entropy_with_integer_labels(z, targets).mean()
+
+      u, state = tx.update(jax.grad(loss)(params), state, params)
+      return jax.tree.map(lambda x, u: x - 0.05 * u, params, u), state
+
+    params, state = start, tx.init(start)
+    for _ in range(3):
+      tokens, targets = rng.integers(0, vocab, size=(2, 4 * vocab))
+      params, state = step(params, state, tokens, targets)
+    return float(jnp.sqrt(jnp.mean((params["e"] - start["e"]) ** 2)))
+
+  widths = np.array([32, 64, 128, 256])
+  slope = np.polyfit(np.log(widths), np.log([moved(n) for n in widths]), 1)[0]
+  assert abs(slope) < 0.15
 
 
 @pytest.mark.parametrize("family", [dmup.MUON, dmup.SHAMPOO, dmup.RELATIVE, dmup.FACTORED])
@@ -113,10 +169,6 @@ def test_multipliers_may_be_traded(family):
     # A relative update is of the size of the parameter, which the table sets too.
     forms.append(s.multiplier * update * (s.std_factor if family.relative else 1))
   np.testing.assert_allclose(forms[1:], forms[0])
-
-
-def one_step(tx, g, params):
-  return jax.jit(lambda g, params: tx.update(g, tx.init(params), params)[0])(g, params)
 
 
 # Matrices as matrices -------------------------------------------------------------
@@ -216,121 +268,6 @@ def test_muon_leaves_all_but_hidden_matrices_to_adam():
   kept = params["stack"]["block"]["dense_0"]["kernel"]
   sizes = np.linalg.norm(hidden + 0.02 * 0.1 * kept, ord=2, axis=(1, 2)) / 0.02
   assert np.all((sizes > 0.6) & (sizes < 1.4))  # the iteration ends within 0.7 to 1.2
-
-
-# What is entrywise ----------------------------------------------------------------
-
-TREE = {"w": jnp.ones((4, 4)), "b": jnp.ones(4), "s": jnp.ones(())}
-MIXING = {
-  "factored": optax.scale_by_factored_rms,
-  "trust ratio": optax.scale_by_trust_ratio,
-  "clipping of the whole": lambda: optax.clip_by_global_norm(1.0),
-  "block clipping": lambda: optax.clip_by_block_rms(1.0),
-  "adaptive clipping": lambda: optax.adaptive_grad_clip(0.1),
-  "centralized": optax.centralize,
-  "normalized": optax.contrib.normalize,
-  "novograd": optax.scale_by_novograd,
-  "lbfgs": optax.scale_by_lbfgs,
-  "galore": optax.contrib.scale_by_galore,
-  "muon": lambda: optax.contrib.muon(0.1),
-  "jitted": lambda: optax.GradientTransformation(
-    optax.init_empty_state,
-    jax.jit(lambda g, s, p=None: (jax.tree.map(lambda x: x / jnp.max(x), g), s)),
-  ),
-  "in a loop": lambda: optax.GradientTransformation(
-    optax.init_empty_state,
-    lambda g, s, p=None: (
-      jax.tree.map(lambda x: jax.lax.fori_loop(0, 2, lambda _, y: y * jnp.mean(y), x), g),
-      s,
-    ),
-  ),
-  "in a branch": lambda: optax.GradientTransformation(
-    optax.init_empty_state,
-    lambda g, s, p=None: (
-      jax.tree.map(
-        lambda x: jax.lax.cond(True, lambda y: y - jnp.mean(y), lambda y: y, x), g
-      ),
-      s,
-    ),
-  ),
-  "of matrices that only look so": lambda: optax.GradientTransformation(
-    optax.init_empty_state,
-    lambda g, s, p=None: (jax.tree.map(lambda x: x @ x if x.ndim == 2 else x, g), s),
-  ),
-}
-ENTRYWISE = {
-  **INNER,
-  "adamw": lambda: optax.adamw(0.1),
-  "ademamix": optax.contrib.scale_by_ademamix,
-  "adam-atan2": scale_by_adam_atan2,
-  "clip": lambda: optax.clip(1.0),
-  "inject": lambda: optax.inject_hyperparams(optax.scale_by_adam)(b1=0.9),
-  "if finite": lambda: optax.apply_if_finite(optax.scale_by_adam(), 3),
-  "accumulated": lambda: optax.MultiSteps(
-    optax.scale_by_adam(), 2
-  ).gradient_transformation(),
-  "flattened": lambda: optax.flatten(optax.scale_by_adam()),
-  "noise": lambda: optax.add_noise(0.1, 0.1, 0),
-  "reduce on plateau": optax.contrib.reduce_on_plateau,
-}
-
-
-@pytest.mark.parametrize("name", MIXING)
-def test_what_mixes_entries_is_seen(name):
-  why = why_not_entrywise(MIXING[name](), TREE)
-  assert "entries of a parameter" in why
-
-
-@pytest.mark.parametrize("name", ENTRYWISE)
-def test_what_does_not_passes(name):
-  assert why_not_entrywise(ENTRYWISE[name](), TREE) is None
-
-
-def test_adam_atan2_needs_no_eps():
-  """Its update does not depend on the size of the gradient, however small."""
-  p = dmup.complete_p(base_width=4, base_depth=2)
-  s = {"w": dmup.resolve("embed -> embed", (16, 16), p, depth=8)}
-  tx = scale_by_parametrization(scale_by_adam_atan2(), s)
-  g = {"w": jax.random.normal(KEY, (16, 16))}
-  tiny = jax.tree.map(lambda x: x * 1e-15, g)
-  one, other = one_step(tx, g, g), one_step(tx, tiny, g)
-  assert_trees_close(one, other, rtol=1e-5)
-  np.testing.assert_allclose(np.abs(one["w"]), np.pi / 4 / 4, rtol=1e-5)
-
-
-def test_an_undeclared_one_is_refused_with_the_remedy():
-  p = dmup.complete_p(base_width=4, base_depth=2)
-  params, s = dmup.init(residual_mlp(p), KEY, inputs())
-  for inner, words in (
-    (optax.scale_by_factored_rms(), "reduce_sum to the entries"),
-    (optax.contrib.scale_by_muon(), "cannot be traced|applies"),
-    (optax.scale_by_zoom_linesearch(3), "cannot be traced .*value_fn"),
-  ):
-    with pytest.raises(DepthMupError, match=words) as error:
-      scale_by_parametrization(inner, s).init(params)
-    assert "family=dmup.MUON" in str(error.value)
-  scale_by_parametrization(optax.scale_by_factored_rms(), s, family=dmup.FACTORED).init(
-    params
-  )
-  scale_by_parametrization(optax.scale_by_sm3(), s, family=dmup.ENTRYWISE)
-
-
-@pytest.mark.parametrize(
-  ("inner", "family", "words"),
-  [
-    (optax.scale_by_adam(), "muon", "family='muon' is no Family"),
-    (
-      optax.contrib.schedule_free(optax.sgd(1.0), 1.0),
-      None,
-      "keeps copies of the parameters .ScheduleFreeState.*put it around",
-    ),
-  ],
-)
-def test_wrong_inner(inner, family, words):
-  p = dmup.complete_p(base_width=4, base_depth=2)
-  params, s = dmup.init(residual_mlp(p), KEY, inputs())
-  with pytest.raises(DepthMupError, match=words):
-    scale_by_parametrization(inner, s, family=family).init(params)
 
 
 def test_muon_alone_refuses_a_vector():

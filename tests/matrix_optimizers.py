@@ -1,5 +1,7 @@
 """Small optimizers that optax does not have, and what numpy says of them."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -76,3 +78,8 @@ def svd_orthogonal(g: jax.Array) -> np.ndarray:
   """U V^T of G = U S V^T."""
   u, _, vt = np.linalg.svd(np.asarray(g, np.float64), full_matrices=False)
   return u @ vt
+
+
+def one_step(tx: optax.GradientTransformation, g: Any, params: Any) -> Any:
+  """The updates of a first step, compiled."""
+  return jax.jit(lambda g, params: tx.update(g, tx.init(params), params)[0])(g, params)

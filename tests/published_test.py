@@ -206,6 +206,35 @@ def test_presets_for_adam_refuse_sgd(name):
     dmup.scale_by_parametrization(inner, s).init(params)
 
 
+LINEAR = {
+  "decayed": lambda: optax.chain(optax.add_decayed_weights(0.1), optax.trace(0.9)),
+  "clipped": lambda: optax.chain(optax.clip(1.0), optax.trace(0.9)),
+  "accumulated": lambda: optax.MultiSteps(optax.identity(), 3).gradient_transformation(),
+  "warming up": lambda: optax.scale_by_schedule(lambda t: t / 10),
+  "of groups": lambda: optax.partition(
+    {"a": optax.identity(), "b": optax.trace(0.9)},
+    {"input": "a", "readout": "a", "stack": "b"},
+  ),
+}
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_presets_for_adam_refuse_what_is_sgd_in_other_clothes(name):
+  params, s = net(dmup.complete_p_paper(**SIZES))
+  for family in (None, dmup.ENTRYWISE):
+    tx = dmup.scale_by_parametrization(LINEAR[name](), s, family=family)
+    with pytest.raises(DepthMupError, match="is linear in the gradient"):
+      tx.init(params)
+
+
+def test_a_large_eps_of_adam_is_no_sgd():
+  params, s = net(dmup.complete_p_paper(**SIZES))
+  dmup.scale_by_parametrization(optax.scale_by_adam(eps=1e-2), s).init(params)
+  dmup.scale_by_parametrization(
+    optax.chain(optax.add_decayed_weights(0.1), optax.scale_by_adam()), s
+  ).init(params)
+
+
 def test_presets_of_the_class_take_sgd():
   with warnings.catch_warnings():
     warnings.simplefilter("error")

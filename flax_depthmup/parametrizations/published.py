@@ -68,7 +68,8 @@ def complete_p_eleuther(
 ) -> Parametrization:
   """CompleteP as in its authors' code, the branch "completep" of nanoGPT-mup.
 
-  One eps for all parameters, that of the hidden layers; no decay of gains and
+  One eps for all parameters, that of the hidden layers (1/m_L^alpha for scalars and
+  gains of finite axes, which know no width ratio); no decay of gains and
   biases (`adamw`'s mask). Their readout is tied to the embedding.
   """
   return _alpha_family(
@@ -100,6 +101,8 @@ def u_mup(*, base_width: BaseWidth = 1, base_depth: int = 1) -> Parametrization:
   for a ratio of attention to MLP of 1.
 
   Its input row is the one of embeddings; a dense first layer gets it as well. The
+  window of a convolution is finite and counts for no fan, so that its rates are larger
+  by kh kw. The
   backward multiplier of its readout, which Adam cannot see, is left out.
   """
   return Parametrization(
