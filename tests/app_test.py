@@ -1,11 +1,16 @@
 """What an entry point says when it cannot go on: one sentence, and its exit code."""
 
+import pathlib
 import re
+import subprocess
+import sys
 
 import pytest
 
 from experiments._lib import app
 from flax_depthmup import DepthMupError
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -45,3 +50,15 @@ def test_other_errors_keep_their_trace():
 
   with pytest.raises(ZeroDivisionError):
     app.run(main)
+
+
+def test_help_shows_the_shared_flags_too():
+  shown = subprocess.run(
+    [sys.executable, "-m", "experiments.heat_map", "--help"],
+    capture_output=True,
+    text=True,
+    cwd=ROOT,
+    check=False,
+  ).stdout
+  for flag in ("describe", "workdir", "depths", "log2_multipliers"):
+    assert re.search(rf"^\s+--(\[no\])?{flag}:", shown, re.M), flag

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Starts an entry point on every worker of a TPU pod slice.
-#   docs/launch/tpu.sh NAME ZONE ENTRY [flags...]     ENTRY: train_lm, train_resnet, lr_transfer
+#   docs/launch/tpu.sh NAME ZONE ENTRY [flags...]     ENTRY: train_lm, train_resnet, lr_transfer, proxy_tuning
 # Expects a checkout with its .venv in ~/flax_depthmup on every worker.
 set -euo pipefail
 if (( $# < 3 )); then

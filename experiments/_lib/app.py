@@ -63,6 +63,10 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
       print("\ninterrupted; the same command continues", file=sys.stderr)
       sys.exit(130)
 
+  for module, shared in flags.FLAGS.flags_by_module_dict().items():
+    if module.startswith("experiments."):  # --help shows them as the entry point's own
+      for flag in shared:
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
   logging.set_verbosity(logging.WARNING)  # not jax's tries of other backends
   app.run(guarded)
 
