@@ -51,6 +51,13 @@ PRESETS = {
   "depth_mup": dmup.depth_mup,
   "ode": dmup.ode,
   "complete_p": dmup.complete_p,
+  "complete_p_paper": dmup.complete_p_paper,
+  "complete_p_eleuther": dmup.complete_p_eleuther,
+  "complete_d_p": dmup.complete_d_p,
+  "u_mup": dmup.u_mup,
+  "mup_package": dmup.mup_package,
+  "megatron_depth_mup": dmup.megatron_depth_mup,
+  "mini_cpm": dmup.mini_cpm,
 }
 
 

@@ -18,7 +18,7 @@ from flax_depthmup import DepthMupError
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 flags.DEFINE_string(
-  "parametrization", None, "standard, mup, depth_mup, ode, complete_p, or alpha:gamma."
+  "parametrization", None, "The name of a preset, as in dmup, or alpha:gamma."
 )
 flags.DEFINE_float("lr", None, "Peak learning rate.")
 flags.DEFINE_enum("schedule", "cosine", SCHEDULES, "Of the learning rate.")

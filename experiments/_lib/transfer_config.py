@@ -24,7 +24,7 @@ flags.DEFINE_enum("axis", None, AXES, "What grows: depth (default), width, or bo
 flags.DEFINE_list(
   "parametrizations",
   None,
-  "Names (standard, mup, depth_mup, ode, complete_p) or alpha:gamma.",
+  "Names of presets, as in dmup (depth_mup, complete_p), or alpha:gamma.",
 )
 flags.DEFINE_list("depths", None, "Numbers of blocks, or layers.")
 flags.DEFINE_list("widths", None, "Widths, for --axis=width and --axis=joint.")
