@@ -16,6 +16,7 @@ from flax import linen as nn
 import flax_depthmup.description_table as description_table
 from flax_depthmup.branch_survey import Branch, Survey, survey
 from flax_depthmup.errors import DepthMupError
+from flax_depthmup.families import Family
 from flax_depthmup.scales import Scales
 from flax_depthmup.transforms import named_leaves, scales_as_dict
 
@@ -38,11 +39,13 @@ class ParameterDescription:
       draws; None where it was not compared: shapes alone, or no axis is summed over, as
       of biases and gains, which start at a constant.
     multiplier: of the parameter in the forward pass.
-    adam_update: what multiplies Adam's learning rate, and that of every optimizer whose
-      update does not follow the size of gradients.
+    adam_update: what multiplies Adam's learning rate, and that of every entrywise
+      optimizer whose update does not follow the size of gradients (Lion, RMSprop).
     sgd_update: what multiplies the learning rate of SGD, momentum or not; None under a
       parametrization for Adam alone.
     eps_factor: what multiplies Adam's eps.
+    family_update, family_eps: the same two of an optimizer of the `family` that was
+      asked for; None without one, and for what the family does not take.
     width_update, depth_update: the two parts of `adam_update`; a frozen one has neither.
     why: the same in words.
   """
@@ -60,6 +63,8 @@ class ParameterDescription:
   adam_update: float
   sgd_update: float | None
   eps_factor: float
+  family_update: float | None
+  family_eps: float | None
   width_update: float
   depth_update: float
   why: str
@@ -73,17 +78,20 @@ class Description:
     parameters: in the order of the tree.
     branches: the residual branches and their multipliers; None where no model was
       given.
+    family: name of the family of optimizers that was asked for, or None.
   """
 
   parameters: tuple[ParameterDescription, ...]
   branches: tuple[Branch, ...] | None
+  family: str | None
 
   def as_dict(self) -> dict[str, Any]:
-    """For JSON: "parameters", a record each, and "branches"."""
+    """For JSON: "parameters", a record each, "branches" and "family"."""
     records = [dataclasses.asdict(p) | {"shape": [*p.shape]} for p in self.parameters]
     return {
       "parameters": records,
       "branches": None if self.branches is None else [*map(_record, self.branches)],
+      "family": self.family,
     }
 
   def as_json(self, indent: int | None = 1) -> str:
@@ -98,7 +106,11 @@ class Description:
 
 
 def describe(
-  params: Any, scales: Any, model: nn.Module | None = None, *inputs: Any
+  params: Any,
+  scales: Any,
+  model: nn.Module | None = None,
+  *inputs: Any,
+  family: Family | None = None,
 ) -> Description:
   """Every parameter with its kind, factors and why, as a table or as JSON.
 
@@ -117,11 +129,17 @@ def describe(
     model: tells which parameters are inside of residual branches, and the multipliers
       of these.
     *inputs: of the model's `__call__`; shapes are enough.
+    family: of an optimizer that acts on whole matrices, as `dmup.MUON`: shows its
+      factors beside Adam's and SGD's.
 
   Raises:
     DepthMupError: the trees differ, naming the first parameter that does; the scales
-      are not those of the model.
+      are not those of the model; `family` is none.
   """
+  if not isinstance(family, Family | None):
+    raise DepthMupError(
+      f"family={family!r} is no Family; give one of flax_depthmup.families, as dmup.MUON"
+    )
   scales_as_dict(scales)  # names what is no Scales
   table, leaves = dict(named_leaves(scales)), dict(named_leaves(params))
   _check_same(leaves, table)
@@ -132,19 +150,27 @@ def describe(
   elif inputs:
     raise DepthMupError("describe: inputs without a model; give both, or neither")
   measured = _measured(leaves)
-  rows = [_row(name, s, measured.get(name), found) for name, s in table.items()]
-  branches = None if found is None else found.branches
-  return Description(parameters=tuple(rows), branches=branches)
+  rows = [_row(name, s, measured.get(name), found, family) for name, s in table.items()]
+  return Description(
+    parameters=tuple(rows),
+    branches=None if found is None else found.branches,
+    family=None if family is None else family.name,
+  )
 
 
 def _row(
-  name: str, s: Scales, measured: float | None, found: Survey | None
+  name: str,
+  s: Scales,
+  measured: float | None,
+  found: Survey | None,
+  family: Family | None,
 ) -> ParameterDescription:
   branch: str | None = None
   if found is not None:
     inside = found.branch_of(name)
     branch = inside.path if inside is not None else ""
   sgd = s.update_factor * s.gradient_factor
+  family_update, family_eps = _of_family(s, family)
   return ParameterDescription(
     parameter=name,
     shape=s.shape,
@@ -159,10 +185,22 @@ def _row(
     adam_update=s.update_factor,
     sgd_update=None if s.adam_only else sgd,
     eps_factor=1 / s.gradient_factor,
+    family_update=family_update,
+    family_eps=family_eps,
     width_update=s.width_update_factor,
     depth_update=s.depth_update_factor,
     why=_why(s),
   )
+
+
+def _of_family(s: Scales, family: Family | None) -> tuple[float | None, float | None]:
+  """The factors of learning rate and eps that `scale_by_parametrization` applies."""
+  if family is None or (family.matrices_only and not {"in", "out"} <= {*s.roles}):
+    return None, None
+  fans = s.fans(s.shape), s.fans(s.base_shape)
+  update = s.update_factor * family.update_ratio(s.kind, *fans)
+  eps = 1 / (s.gradient_factor * family.gradient_ratio(*fans))
+  return update / (s.std_factor if family.relative else 1.0), eps
 
 
 def _why(s: Scales) -> str:

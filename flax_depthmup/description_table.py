@@ -10,6 +10,8 @@ Parameter = Any
 
 #: Columns where there is no terminal, and the fewest: less would cut numbers.
 _WIDTH, _NARROWEST = 160, 90
+#: The second of the two columns that a family adds.
+_EPS = "its eps"
 #: Columns that the axes need beside the rest; in narrower tables the words alone name them.
 _WIDE = 130
 
@@ -32,7 +34,8 @@ def text(description: Description) -> str:
 
   from rich.console import Console
 
-  width = max(shutil.get_terminal_size((_WIDTH, 24)).columns, _NARROWEST)
+  more = 0 if description.family is None else len(description.family) + len(_EPS) + 2
+  width = max(shutil.get_terminal_size((_WIDTH, 24)).columns, _NARROWEST + more)
   file = io.StringIO()
   Console(file=file, width=width, color_system=None, highlight=False).print(
     table(description, width)
@@ -57,7 +60,9 @@ def table(description: Description, width: int) -> Any:
     grid.add_column(column, overflow="fold")
   grid.add_column("kind", no_wrap=True)
   names = ["branch"] * with_branch + ["std"] + ["measured"] * measured
-  for column in [*names, "mult", "Adam", "SGD", "eps", "why"]:
+  names += ["mult", "Adam", "SGD", "eps"]
+  family = [] if description.family is None else [description.family, _EPS]
+  for column in [*names, *family, "why"]:
     grid.add_column(column, justify="right", no_wrap=True)  # numbers are never cut
   for rows in groups:
     first = rows[0]
@@ -65,8 +70,9 @@ def table(description: Description, width: int) -> Any:
     cells = [_name(rows), str(first.shape)] + [first.axes] * with_axes + [first.kind]
     cells += [_yes(first.branch)] * with_branch + [number(first.init_std)]
     cells += [_measured(rows)] * measured + [factor(first.multiplier)]
-    sgd = "-" if first.sgd_update is None else factor(first.sgd_update)
-    cells += [factor(first.adam_update), sgd, factor(first.eps_factor)]
+    factors = [first.adam_update, first.sgd_update, first.eps_factor]
+    factors += [first.family_update, first.family_eps] if family else []
+    cells += ["-" if value is None else factor(value) for value in factors]
     grid.add_row(*map(Text, [*cells, str(reasons.index(first.why) + 1)]))
   lines = ["", "why"] + [f"{i:3d}  {why}" for i, why in enumerate(reasons, start=1)]
   return Group(grid, *map(Text, lines + _branches(description) + _notes(description)))
@@ -127,6 +133,13 @@ def _notes(description: Description) -> list[str]:
   """What the columns mean, and what is to be looked at."""
   notes = ["", "mult: of the parameter in the forward pass. Adam, SGD, eps: factors on the"]
   notes[-1] += " learning rates and on eps of the base net."
+  if description.family is not None:
+    name = description.family
+    notes.append(f"{name}: on the learning rate of such an optimizer; - where it takes")
+    notes[-1] += " matrices alone, its eps where it has one."
+  else:
+    notes.append("Adam: and entrywise optimizers whose update does not follow the size of")
+    notes[-1] += " gradients; those of whole matrices have other factors, give family=."
   if any(p.sgd_update is None for p in description.parameters):
     notes.append("SGD: - where the parametrization was published for Adam alone.")
   if any(p.kind == "vector" for p in description.parameters):

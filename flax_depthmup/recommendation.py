@@ -251,7 +251,8 @@ def _may_fail(seen: Survey | None, norm: str, optimizer: str) -> tuple[Claim, ..
     text = claims.NOT_ENTRYWISE.text.format(optimizer=optimizer)
     found.append(dataclasses.replace(claims.NOT_ENTRYWISE, text=text))
   else:
-    found.append(claims.PLAIN_SGD if optimizer in _LINEAR else claims.PLAIN_ADAM)
+    plain = {"lion": claims.LION} | dict.fromkeys(_LINEAR, claims.PLAIN_SGD)
+    found.append(plain.get(optimizer, claims.PLAIN_ADAM))
   gains = norm != "none" if seen is None else _has_gains(seen)
   found += [claims.GAINS] * gains
   return (*found, claims.HORIZON, claims.WEIGHT_DECAY)

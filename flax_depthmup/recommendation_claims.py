@@ -99,6 +99,11 @@ PLAIN_ADAM = Claim(
   "own table.",
   f"{_TP6}, Definition 6.1; {_COMPLETE_P}, Table 1",
 )
+LION = Claim(
+  "Lion takes the sign of its momentum, which does not follow the size of gradients: its "
+  "learning rate gets Adam's factors. It has no eps.",
+  f"{_TP6}, Definition 6.1; Chen et al., Lion, arXiv 2302.06675",
+)
 NOT_ENTRYWISE = Claim(
   "{optimizer} does not act entry by entry, so Adam's rule of width is wrong for it: give "
   "scale_by_parametrization its family.",

@@ -54,6 +54,30 @@ def test_a_block_is_in_one_branch_of_its_own_parametrization():
     Residual(block, 2, p)
 
 
+def stack(n, depth, p, name="layers"):
+  @nnx.vmap(transform_metadata=nnx_axes.stacked(name))
+  def make(rngs):
+    return Residual(Block(8, p, rngs), depth, p)
+
+  return nnx.eval_shape(lambda: make(nnx.Rngs(0).split(n)))
+
+
+def test_a_stack_longer_than_its_depth_is_refused():
+  """Its factors of depth would be those of a shallower net."""
+  p = preset()
+  words = "block/dense_0/kernel is in a stack of 8 blocks but marked as in a branch of"
+  with pytest.raises(dmup.DepthMupError, match=f"{words} depth 2; .* depth=8 or more"):
+    nnx_axes.scales_of(stack(8, 2, p))
+  make = nnx.vmap(lambda r: Block(8, p, r), transform_metadata=nnx_axes.stacked("layers"))
+  blocks = nnx.eval_shape(lambda: make(nnx.Rngs(0).split(3)))
+  with pytest.raises(dmup.DepthMupError, match="in a stack of 3 blocks but .* depth 2"):
+    nnx_axes.mark_branch(blocks, 2, p)
+  nnx_axes.mark_branch(blocks, 3, p)
+  stage = nnx_axes.scales_of(stack(2, 8, p))["block"]["dense_0"]["kernel"]
+  assert (stage.shape, stage.gradient_factor) == ((2, 8, 8), 8.0)  # (8/4) (8/2)
+  nnx_axes.scales_of(stack(8, 2, p, "seeds"))
+
+
 def test_a_branch_keeps_the_shape():
   p = preset()
   linear = nnx.Linear(
@@ -63,11 +87,26 @@ def test_a_branch_keeps_the_shape():
     Residual(linear, 2, p)(jnp.ones((2, 8)))
 
 
+def small(p):
+  """A layer with a variable besides its parameter."""
+  init = nnx_axes.normal("embed -> embed", p)
+  layer = nnx.Linear(8, 8, use_bias=False, kernel_init=init, rngs=nnx.Rngs(0))
+  layer.extra = nnx.BatchStat(jnp.ones(3))
+  return layer
+
+
 @pytest.mark.parametrize(
   ("call", "message"),
   [
     (lambda p: nnx_axes.scales_of({"a": 1}), "is no nnx.Module"),
     (lambda p: nnx_axes.scales_of(nnx.Dropout(0.1)), "Dropout has no nnx.Param"),
+    (lambda p: nnx_axes.scales_of(small(p), 3), "wrt=3 is no filter of nnx; give one"),
+    (lambda p: nnx_axes.scales_of(small(p), [nnx.Param]), r"wrt=\[.* is no filter of nnx"),
+    (lambda p: nnx_axes.scales_of(small(p), "tag"), "wrt='tag' selects no parameter"),
+    (
+      lambda p: nnx_axes.scales_of(nnx.Sequential(small(p), nnx.Dropout(0.1)), ...),
+      "selects layers/0/extra, which is no nnx.Param",
+    ),
     (lambda p: nnx_axes.normal("embed embed", p), "cannot be read"),
     (lambda p: nnx_axes.with_axes(3, "-> embed", p), "init=3 is no initializer"),
     (lambda p: nnx_axes.with_axes(nnx.initializers.ones, "-> embed", 3), "no Parametr"),

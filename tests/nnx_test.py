@@ -194,6 +194,45 @@ def test_a_frozen_parameter_does_not_move():
   assert (linear.kernel[...] == before).all()
 
 
+def part_of(model, names):
+  """Some of the first names of the tree of all scales."""
+  whole = nnx.to_pure_dict(nnx_axes.scales_of(model))
+  return {name: whole[name] for name in names}
+
+
+def test_scales_of_the_parameters_that_a_filter_selects():
+  """With depth known from the rest, as an eps rule outside of branches wants it."""
+  p = preset(dmup.complete_d_p)
+  model = nnx.eval_shape(lambda: MLP(p, nnx.Rngs(0)))
+  wrt = nnx.All(nnx.Param, nnx.PathContains("readout"))
+  found = nnx_axes.scales_of(model, wrt)
+  assert nnx.to_pure_dict(found) == part_of(model, ["readout"])
+  structure = jax.tree.structure(nnx.as_pure(nnx.state(model, wrt)))
+  assert jax.tree.structure(found) == structure
+  rest = nnx_axes.scales_of(model, wrt=nnx.Not(nnx.PathContains("readout")))
+  assert nnx.to_pure_dict(rest) == part_of(model, ["input", "stack"])
+  assert nnx_axes.scales_of(model, (nnx.Param,)) == nnx_axes.scales_of(model)
+
+
+def test_a_part_of_the_net_trains_as_in_the_whole(made):
+  """Adam of the readout alone: its first step is that of the whole net's Adam."""
+  x = jnp.ones((4, INPUTS))
+  steps = []
+  for wrt in (nnx.Param, nnx.All(nnx.Param, nnx.PathContains("readout"))):
+    model = nnx.clone(made)
+    tx = dmup.adam(0.1, nnx_axes.scales_of(model, wrt))
+    optimizer = nnx.Optimizer(model, tx, wrt=wrt)
+    loss = lambda model: model(x).sum()  # noqa: E731
+    optimizer.update(model, nnx.grad(loss, argnums=nnx.DiffState(0, wrt))(model))
+    steps.append(model)
+  whole, part = steps
+  assert not (part.readout.kernel[...] == made.readout.kernel[...]).any()
+  np.testing.assert_allclose(part.readout.kernel[...], whole.readout.kernel[...], atol=1e-6)
+  for name in ("input", "stack"):
+    ours, theirs = nnx.state(getattr(part, name)), nnx.state(getattr(made, name))
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), ours, theirs))
+
+
 # training -----------------------------------------------------------------------
 
 

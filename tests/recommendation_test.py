@@ -112,8 +112,11 @@ def test_tied_embeddings_under_table_3_are_refused_in_words():
 def test_every_optimizer_has_its_word(optimizer):
   found = recommend(block_depth=2, norm="pre", optimizer=optimizer)
   own = {"sgd": "SGD gets", "momentum": "SGD gets"}
+  own["lion"] = "Lion takes the sign"
   own |= {name: f"{name} does not act entry by entry" for name in MATRICES}
   assert own.get(optimizer, "eps must follow") in said(found)
+  has_eps = optimizer in ("adam", "adamw", "adagrad", "rmsprop")
+  assert ("eps must follow" in said(found)) == has_eps
   assert bool(found.commands) == (optimizer not in MATRICES)
 
 

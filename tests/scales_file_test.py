@@ -13,6 +13,7 @@ import pytest
 
 import flax_depthmup as dmup
 from flax_depthmup.adapt.scales_file import load_scales, save_scales
+from flax_depthmup.axes import Axes
 
 
 def net():
@@ -85,6 +86,27 @@ def test_a_tree_of_lists_is_found_by_its_paths(tmp_path, made):
   dmup.scale_by_parametrization(optax.identity(), found).init(params)
 
 
+@pytest.mark.parametrize(
+  ("axes", "shape"),
+  [
+    ("embed -> embed", (8, 8)),
+    ("embed -> embed", (4, 4)),  # at the base size: one of four kinds by the axes alone
+    ("(kh) (kw) embed -> (kh)", (3, 3, 8, 3)),
+    ("-> (embed)", (8,)),
+    ("->", ()),
+    ("experts | -> embed", (7, 8)),
+    (Axes.parse("embed -> embed").insert(1, "layers"), (8, 3, 8)),  # nn.scan of axis 1
+    (Axes.parse("embed -> embed").insert(2, "layers").insert(1, "experts"), (8, 2, 8, 3)),
+    (Axes((*Axes.parse("-> embed").axes, *Axes.parse("(i) ->").axes)), (8, 3)),  # turned
+  ],
+)
+def test_axes_of_any_order_come_back(tmp_path, axes, shape):
+  p = dmup.complete_p(base_width=4, base_depth=2)
+  scales = {"w": dmup.resolve(axes, shape, p, depth=3)}
+  save_scales(tmp_path / "s.json", scales)
+  assert load_scales(tmp_path / "s.json") == scales
+
+
 def test_a_failed_write_leaves_the_old_file(path, monkeypatch, made):
   before = path.read_bytes()
 
@@ -141,10 +163,35 @@ def setting(**values):
     (setting(trainable=1), "trainable is 1, expected true or false"),
     (setting(axes=3), "axes is 3, expected a text"),
     (setting(axes="embed"), "axes 'embed' cannot be read"),
-    (setting(axes="embed -> embed embed"), "name 3 axes but the parameter has shape"),
+    (
+      setting(axes="embed -> embed embed"),
+      r'kernel: axis_names is \["embed", "outputs"\], expected 3 entries',
+    ),
     (setting(shape=[8.0, 2]), r"shape is \[8.0, 2\], expected a list"),
     (setting(shape="82"), 'shape is "82", expected a list'),
-    (setting(shape=[8, 0]), r"readout/kernel: a size of shape=0"),
+    (setting(shape=[8, 0]), r"kernel: shape is \[8, 0\], expected sizes of at least 1"),
+    (setting(base_shape=[0, 2]), r"kernel: base_shape is \[0, 2\], expected sizes of"),
+    (setting(base_shape=[4]), r"kernel: base_shape is \[4\], expected 2 entries, one for"),
+    (setting(base_shape=[4, 1]), r"base_shape is \[4, 1\], expected 2 for the axis \(outp"),
+    (setting(shape=[8]), r"kernel: shape is \[8\], expected 2 entries"),
+    (setting(roles=["in"]), r'kernel: roles is \["in"\], expected 2 entries'),
+    (setting(roles=["out", "in"]), r'kernel: roles is \["out", "in"\], expected those of'),
+    (setting(roles=["x", "out"]), r'kernel: roles is .* expected 1 of "in", as in "embed'),
+    (setting(roles=["in", "in"]), r'kernel: roles is .* expected 1 of "in", as in "embed'),
+    (setting(axis_names=["q"]), r'kernel: axis_names is \["q"\], expected 2 entries'),
+    (setting(axis_names=["q", "outputs"]), 'kernel: axis_names is .* role "in" are embed'),
+    (setting(axes="a -> (b)"), 'kernel: axis_names is .* role "in" are a;'),
+    (setting(axes="outputs -> embed"), r'kernel: roles is .* role "in" are outputs'),
+    (setting(kind="vector"), 'kernel: kind is "vector", expected output, by "embed -> '),
+    (setting(kind="hidden"), 'kernel: kind is "hidden", expected output'),
+    (setting(gradient_factor=0), "kernel: gradient_factor is 0, expected a number over 0"),
+    (setting(std_factor=0.0), "kernel: std_factor is 0, expected a number over 0"),
+    (
+      setting(gradient_factor=-1),
+      "kernel: gradient_factor is -1, expected a finite",
+    ),
+    (setting(width_update_factor=-1.0), "width_update_factor is -1.0, expected a finite"),
+    (setting(init_std=10**400), "kernel: init_std is 10+, expected a finite number"),
   ],
 )
 def test_a_wrong_file_is_refused(path, edit, message):
@@ -169,6 +216,12 @@ def test_other_wrong_input(path, tmp_path, made):
   for scales, message in [
     ({"a": {"b": 3}}, "a/b is a int, expected Scales"),
     ({}, "scales is empty"),
+    ({"a": dataclasses.replace(s, multiplier=np.nan)}, "scales: a: multiplier is NaN, exp"),
+    ({"a": dataclasses.replace(s, roles=("out", "in"))}, "scales: a: roles is .* anew fro"),
+    (
+      {"a": dataclasses.replace(s, trainable=np.True_)},
+      'trainable is "True", expected tru',
+    ),
     ({"a/b": s, "a": {"b": s}}, "two parameters have the path a/b"),
     ({"a": s, "a/b": s}, "a/b lies below another"),
   ]:

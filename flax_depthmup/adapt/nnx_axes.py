@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 import jax
@@ -24,6 +24,7 @@ from flax_depthmup.errors import DepthMupError
 from flax_depthmup.metadata import Annotated
 from flax_depthmup.parametrizations.base import Parametrization, check_parametrization
 from flax_depthmup.paths import path_name
+from flax_depthmup.scales import Scales
 
 Initializer = Callable[..., Any]
 
@@ -31,6 +32,8 @@ Initializer = Callable[..., Any]
 #: step with the axes that its transformations add and remove. The second is linen's box,
 #: empty, for all else that it holds.
 _AXES, _BOX = "dmup_axes", "dmup_box"
+#: The name of the stacked axis along which depth is counted.
+_LAYERS = "layers"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +141,7 @@ def _without_value(box: Annotated) -> Annotated:
   return box.replace(value=None)
 
 
-def stacked(name: str = "layers", partition: str | None = None) -> dict[str, Any]:
+def stacked(name: str = _LAYERS, partition: str | None = None) -> dict[str, Any]:
   """The `transform_metadata` of the `nnx.vmap` that makes a stack of blocks.
 
       @nnx.vmap(transform_metadata=stacked("layers"))
@@ -151,7 +154,8 @@ def stacked(name: str = "layers", partition: str | None = None) -> dict[str, Any
   or not.
 
   Args:
-    name: of the stacked axis.
+    name: of the stacked axis; one called "layers" may not be longer than the depth of
+      the branches along it.
     partition: the `nnx.PARTITION_NAME` of shardings, a mesh axis or a logical one; None:
       the stacked axis is not sharded.
 
@@ -163,20 +167,54 @@ def stacked(name: str = "layers", partition: str | None = None) -> dict[str, Any
   return {nnx.PARTITION_NAME: partition, _AXES: _Sized(Axis(name, Role.STACKED))}
 
 
-def scales_of(module: nnx.Module) -> nnx.State:
-  """The tree of `Scales` of all `nnx.Param` of a module, shaped as nnx.state(module,
-  nnx.Param).
+def scales_of(module: nnx.Module, wrt: Any = nnx.Param) -> nnx.State:
+  """The tree of `Scales` of the `nnx.Param` of a module, shaped as nnx.state(module, wrt).
 
       tx = dmup.adamw(1e-3, scales_of(model))
       optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
 
   Also of an abstract module, as `nnx.eval_shape` gives it.
 
+  Args:
+    module: the whole model.
+    wrt: nnx's filter of the parameters that are trained, the one that `nnx.Optimizer`
+      and `nnx.DiffState` are given. The others need axes too.
+
   Raises:
     DepthMupError: a parameter carries no axes, its shape is not the one its axes speak
-      of, the module has no parameters, or a base size is of no axis.
+      of, its stack is longer than the depth it is marked with, the module has no
+      parameters, a base size is of no axis, or `wrt` is no filter, selects nothing or
+      something that is no `nnx.Param`.
   """
-  return metadata.scales_of(_boxes(module))
+  boxes = _boxes(module)
+  _check_stacks(boxes)
+  scales = metadata.scales_of(boxes)
+  if wrt is nnx.Param:
+    return scales
+  by_name = {path_name(path): s for path, s in _leaves(scales, Scales)}
+  chosen = _chosen(module, wrt, by_name)
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: by_name[path_name(path)],
+    chosen,
+    is_leaf=lambda x: isinstance(x, nnx.Variable),
+  )
+
+
+def _chosen(module: nnx.Module, wrt: Any, known: Container[str]) -> nnx.State:
+  """The variables that a filter selects, all of them parameters."""
+  remedy = 'give one such as nnx.All(nnx.Param, nnx.PathContains("readout"))'
+  try:
+    hash(nnx.filterlib.to_predicate(wrt)), hash(wrt)  # nnx caches by them
+  except (TypeError, ValueError):  # the second is of flax's own message
+    raise DepthMupError(f"wrt={wrt!r} is no filter of nnx; {remedy}") from None
+  chosen = nnx.state(module, wrt)
+  names = [path_name(path) for path, _ in _leaves(chosen, nnx.Variable)]
+  if not names:
+    raise DepthMupError(f"wrt={wrt!r} selects no parameter; {remedy}")
+  for name in names:
+    if name not in known:
+      raise DepthMupError(f"wrt={wrt!r} selects {name}, which is no nnx.Param; {remedy}")
+  return chosen
 
 
 def mark_branch(module: nnx.Module, depth: int, parametrization: Parametrization) -> None:
@@ -191,13 +229,14 @@ def mark_branch(module: nnx.Module, depth: int, parametrization: Parametrization
     parametrization: that of the block's parameters.
 
   Raises:
-    DepthMupError: a parameter carries no axes, is in another branch already, or has
-      another parametrization.
+    DepthMupError: a parameter carries no axes, is in another branch already, has
+      another parametrization, or its axis "layers" is longer than `depth`.
   """
   check_size(depth, "depth")
   check_parametrization(parametrization)
   boxes = _boxes(module)
   marked = metadata.mark_branch(boxes, depth, parametrization)
+  _check_stacks(marked)
   by_name = {path_name(path): box for path, box in _leaves(marked, Annotated)}
   for path, param in _leaves(nnx.state(module, nnx.Param), nnx.Variable):
     param.set_metadata(_BOX, _without_value(by_name[path_name(path)]))
@@ -234,6 +273,24 @@ def _boxes(module: nnx.Module) -> Any:
   return jax.tree_util.tree_map_with_path(
     box, params, is_leaf=lambda x: isinstance(x, nnx.Variable)
   )
+
+
+def _check_stacks(boxes: Any) -> None:
+  """A stack longer than L; a shorter one may be a stage of a deeper net.
+
+  Other stacked axes, of experts or of seeds, say nothing of depth.
+  """
+  for path, box in _leaves(boxes, Annotated):
+    sizes = zip(box.axes.axes, box.value.shape, strict=True)
+    blocks = math.prod(
+      n for axis, n in sizes if axis.role is Role.STACKED and axis.name == _LAYERS
+    )
+    if box.depth is not None and blocks > box.depth:
+      raise DepthMupError(
+        f"parameter {path_name(path)} is in a stack of {blocks} blocks but marked as in a "
+        f"branch of depth {box.depth}; give Residual or mark_branch the number of blocks "
+        f"of the whole stack, depth={blocks} or more"
+      )
 
 
 def _check_sizes(name: str, param: nnx.Variable) -> None:

@@ -5,16 +5,17 @@ Layer: optax rooms; knows no flax.
 
 import dataclasses
 import enum
+import itertools
 import json
 import os
 import pathlib
 import types
 import typing
 from numbers import Integral
-from typing import Any, Union
+from typing import Any, NoReturn, Union
 
-from flax_depthmup.axes import Axes
-from flax_depthmup.checks import check_size, is_number
+from flax_depthmup.axes import Axes, Role, kind_of
+from flax_depthmup.checks import is_number
 from flax_depthmup.errors import DepthMupError
 from flax_depthmup.scales import Scales
 from flax_depthmup.sweep_store import replace
@@ -33,7 +34,8 @@ def save_scales(path: str | os.PathLike, scales: Any) -> None:
     scales: the second value of `dmup.init`, or any tree of `Scales`.
 
   Raises:
-    DepthMupError: `scales` is no tree of `Scales`, or two of its paths are one text.
+    DepthMupError: `scales` is no tree of `Scales`, `load_scales` would refuse one of
+      them, or two of their paths are one text.
   """
   entries: dict[str, dict[str, Any]] = {}
   for name, leaf in named_leaves(scales):
@@ -47,6 +49,7 @@ def save_scales(path: str | os.PathLike, scales: Any) -> None:
         f"scales: two parameters have the path {name}; rename one, a file knows them by it"
       )
     entries[name] = {f.name: _plain(getattr(leaf, f.name)) for f in _FIELDS}
+    _decoded(entries[name], f"scales: {name}")  # what was changed by hand may be refused
   if not entries:
     raise DepthMupError("scales is empty; give the second value of dmup.init")
   _nested(dict.fromkeys(entries), str(path))
@@ -65,7 +68,8 @@ def load_scales(path: str | os.PathLike) -> dict[str, Any]:
 
   Raises:
     DepthMupError: the file is missing, cut short, no such file, of another version, or a
-      field is unknown, missing or of the wrong kind; with its place and the remedy.
+      field is unknown, missing, of the wrong type or not one that a parameter with these
+      axes can have; with its place and the remedy.
   """
   where = str(path)
   whole = _read(pathlib.Path(path))
@@ -85,6 +89,8 @@ def load_scales(path: str | os.PathLike) -> dict[str, Any]:
 
 _FIELDS = dataclasses.fields(Scales)
 _TYPES = typing.get_type_hints(Scales)
+#: What transformations and tables divide by.
+_DIVISORS = ("gradient_factor", "std_factor")
 
 
 def _plain(value: Any) -> Any:
@@ -113,15 +119,74 @@ def _decoded(entry: Any, where: str) -> Scales:
   for name, value in entry.items():
     fits, fields[name] = _as_type(value, _TYPES[name])
     if not fits or (isinstance(fields[name], float) and fields[name] < 0):
-      raise DepthMupError(
-        f"{where}: {name} is {json.dumps(value)}, expected {_type_name(_TYPES[name])}; "
-        "write the file again with save_scales"
-      )
+      _refuse(where, name, value, _type_name(_TYPES[name]))
   scales = Scales(**fields)
-  Axes.parse(scales.axes).check_shape(scales.shape)
-  for size in scales.shape:
-    check_size(size, f"{where}: a size of shape")
+  _check_axes(scales, where)
+  for name in _DIVISORS:
+    if not getattr(scales, name):
+      _refuse(where, name, 0, "a number over 0")
   return scales
+
+
+def _check_axes(s: Scales, where: str) -> None:
+  """Raises unless the fields of one entry for each axis, and the kind, fit the axes."""
+  try:
+    parsed = Axes.parse(s.axes)
+  except DepthMupError as error:
+    raise DepthMupError(f"{where}: {error}") from None
+  for name in ("axis_names", "roles", "shape", "base_shape"):
+    value = getattr(s, name)
+    if len(value) != len(parsed.axes):
+      expected = f'{len(parsed.axes)} entries, one for each axis of "{s.axes}"'
+      _refuse(where, name, value, expected)
+  for name in ("shape", "base_shape"):
+    if min(getattr(s, name), default=1) < 1:
+      _refuse(where, name, getattr(s, name), "sizes of at least 1")
+  known = {role.value: [a for a in parsed.axes if a.role is role] for role in Role}
+  for role, of_role in known.items():
+    if s.roles.count(role) != len(of_role):
+      expected = f'{len(of_role)} of "{role}", as in "{s.axes}"'
+      _refuse(where, "roles", s.roles, expected)
+    # Shapes may have out before in, and stacked axes anywhere; the text has an order of
+    # its own, but within a role both have the same.
+    found = [n for n, r in zip(s.axis_names, s.roles, strict=True) if r == role]
+    if found != [axis.name for axis in of_role]:
+      same = sorted(s.axis_names) == sorted(axis.name for axis in parsed.axes)
+      field = "roles" if same else "axis_names"
+      names = ", ".join(axis.name for axis in of_role) or "none"
+      expected = f'those of "{s.axes}", whose axes of role "{role}" are {names}'
+      _refuse(where, field, getattr(s, field), expected)
+  ordered = [known[role].pop(0) for role in s.roles]
+  _check_growth(s, Axes(tuple(ordered)), where)
+
+
+def _check_growth(s: Scales, ordered: Axes, where: str) -> None:
+  """Raises unless base shape and kind are ones that these axes can have.
+
+  An axis that differs from the base net grows, one that does not may still grow.
+  """
+  certain: set[str] = set()
+  open_: set[str] = set()
+  for axis, n, base in zip(ordered.axes, s.shape, s.base_shape, strict=True):
+    if axis.finite or axis.role is Role.STACKED:
+      if n != base:
+        expected = f"{n} for the axis {axis}, which does not grow"
+        _refuse(where, "base_shape", s.base_shape, expected)
+    else:
+      (open_ if n == base else certain).add(axis.name)
+  # One axis of each role decides on the kind.
+  more = [set(names) for k in range(3) for names in itertools.combinations(open_, k)]
+  kinds = {kind_of(ordered, dict.fromkeys(certain | names, 1)) for names in more}
+  if s.kind not in kinds:
+    expected = " or ".join(sorted(kind.value for kind in kinds))
+    _refuse(where, "kind", s.kind.value, f'{expected}, by "{s.axes}" and base_shape')
+
+
+def _refuse(where: str, name: str, value: Any, expected: str) -> NoReturn:
+  raise DepthMupError(
+    f"{where}: {name} is {json.dumps(value, default=str)}, expected {expected}; write "
+    "the file anew from the scales of dmup.init"
+  )
 
 
 def _as_type(value: Any, kind: Any) -> tuple[bool, Any]:
@@ -138,7 +203,10 @@ def _as_type(value: Any, kind: Any) -> tuple[bool, Any]:
     known = [member for member in kind if member.value == value]
     return bool(known), known[0] if known else value
   if kind is float:
-    return is_number(value), float(value) if is_number(value) else value
+    try:
+      return is_number(value), float(value) if is_number(value) else value
+    except OverflowError:  # a whole number of hundreds of digits
+      return False, value
   return type(value) is kind, value
 
 
