@@ -48,6 +48,10 @@ TREES = {
     ),
     'x/kernel has shape .5, 16. and a bias of size 5 .*give layout="out_in"',
   ),
+  "a convolution of another name": (
+    pair({"down": {"kernel": s(3, 3, 8, 8)}}, {"down": {"kernel": s(3, 3, 16, 16)}}),
+    'down/kernel with axes.*"[(]kh[)] [(]kw[)] embed -> embed" of a convolution',
+  ),
   "heads by head_dim": (
     pair({"qkv": {"kernel": s(8, 2, 4)}}, {"qkv": {"kernel": s(16, 4, 8)}}),
     'qkv/kernel with axes .8 .grows., 2 .grows., 4 .grows.. .*overrides={"qkv/kernel"',
@@ -104,6 +108,10 @@ GIVEN = {
   "an override that stays": (
     {"branches": "block_*", "overrides": {"in/kernel": "a -> (b)"}},
     'the axis ".b." stays finite, but it grows',
+  ),
+  "a router of more experts": (
+    {"branches": "block_*", "overrides": {"block_*/kernel": "embed -> (experts)"}},
+    'axis ".experts." stays.*equally many classes, tokens or experts .*router.*parentheses',
   ),
   "one name for two sizes": (
     {"branches": "block_*", "overrides": {"in/kernel": "b -> b"}},
@@ -166,7 +174,7 @@ def test_depths_that_do_not_follow():
     }
 
   trees = tree(8, 2, 2), tree(16, 4, 8)
-  with pytest.raises(DepthMupError, match="grow in several places .2 -> 4, 2 -> 8."):
+  with pytest.raises(DepthMupError, match="grow in several places.*.2 -> 4, 2 -> 8."):
     axes_from_shapes(*trees, branches="*/h_*/*")
   axes = axes_from_shapes(*trees, branches="*/h_*/*", depth=(4, 12))
   assert (axes.base_depth, axes.depth) == (4, 12)

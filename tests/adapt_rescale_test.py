@@ -163,7 +163,7 @@ def test_a_common_gain_tells_laws_apart():
   """A readout of 17: 1/sqrt(fan_in) and 1/sqrt(fan_in + fan_out) both fit the ratio."""
   for gain, words in ((1.0, None), (0.7, "fan_in or fan_avg; state init=")):
     base, params = (
-      {"in": jnp.ones((3, n)), "head": {"kernel": normal(n, 17, std=gain * n**-0.5)}}
+      {"in": jnp.zeros((3, n)), "head": {"kernel": normal(n, 17, std=gain * n**-0.5)}}
       for n in (32, 128)
     )
     scales = scales_from_axes(axes_from_shapes(base, params), dmup.mup)
@@ -202,13 +202,15 @@ def test_boxes_dtypes_and_traces():
   found = jax.jit(lambda p: rescale_init(p, scales, init="fan_in"))(boxed)
   assert jax.tree.structure(found) == jax.tree.structure(boxed)
   assert {x.dtype for x in jax.tree.leaves(found)} == {jnp.dtype(jnp.bfloat16)}
-  with pytest.raises(DepthMupError, match="no values that could be measured; give init="):
+  with pytest.raises(
+    DepthMupError, match='no values .*; give init=.*"./embedding": "fan_out"'
+  ):
     jax.jit(lambda p: rescale_init(p, scales, started(16, 2)))(started(64, 4))
 
 
 def test_stacked_layers():
   base, params = (
-    {"w": normal(d, n, n, std=n**-0.5), "in": jnp.ones((3, n))}
+    {"w": normal(d, n, n, std=n**-0.5), "in": jnp.zeros((3, n))}
     for n, d in ((16, 2), (64, 5))
   )
   fields = {"branches": "w", "tied": ()}
@@ -223,7 +225,9 @@ def test_wrong_arguments():
   wide = axes_from_shapes(base, params, branches="block_*")
   for arguments, words in [
     ((params, scales), "either base=.*or init="),
-    ((params, scales, base, "fan_in"), "either base=.*or init="),
+    ((params, scales, base, "fan_in"), "either base=.*or init=.*exceptions by patterns"),
+    ((params, scales), 'init=, such as {"./embedding": "fan_out", ".": "fan_in"}'),
+    ((params, scales, base, {"x": "fixed"}), "'x' fits none"),
     ((base, scales, base), "has shape .16, 16. in params, but .64, 64. in the scales"),
     ((params, params, base), "expected Scales"),
     ((params, scales, params), "has shape .64, 64. in base, but .16, 16."),
@@ -247,7 +251,7 @@ def test_wrong_arguments():
 )
 def test_constants_that_change(old, new, words):
   def tree(n, gain):
-    return {"in": jnp.ones((3, n)), "gain": gain((n,))}
+    return {"in": jnp.zeros((3, n)), "gain": gain((n,))}
 
   base, params = tree(8, old), tree(16, new)
   scales = scales_from_axes(axes_from_shapes(base, params, tied=()), dmup.mup)
@@ -256,7 +260,7 @@ def test_constants_that_change(old, new, words):
 
 
 def test_too_small_to_tell():
-  base, params = ({"in": jnp.ones((3, n)), "w": normal(n, n, std=1)} for n in (2, 4))
+  base, params = ({"in": jnp.zeros((3, n)), "w": normal(n, n, std=1)} for n in (2, 4))
   scales = scales_from_axes(axes_from_shapes(base, params, tied=()), dmup.mup)
   with pytest.raises(DepthMupError, match="w is too small.*state init="):
     rescale_init(params, scales, base)

@@ -14,7 +14,6 @@ import flax_depthmup as dmup
 from flax_depthmup import DepthMupError
 from flax_depthmup.adapt import (
   axes_from_shapes,
-  parametrization_from_axes,
   placed_by_hand,
   scales_from_axes,
 )
@@ -236,12 +235,16 @@ def test_kinds():
   assert found({"a": {"bias": s(2, 8)}}, {"a": {"bias": s(2, 16)}}) == {
     "a/bias": "-> (f2) w8"
   }
-  conv = [{"conv_1": {"kernel": s(3, 3, n, 2 * n)}} for n in (8, 16)]
-  assert found(*conv) == {"conv_1/kernel": "(f3) (f3) w8 -> w16"}
-  gated = [
-    {"gate": {"kernel": s(n, 3 * n)}, "up": {"kernel": s(n, 3 * n)}} for n in (8, 16)
+  conv = [
+    {"conv_1": {"kernel": s(3, 3, n, 2 * n)}, "conv_2": {"kernel": s(3, 3, 2 * n, n)}}
+    for n in (8, 16)
   ]
-  assert set(found(*gated).values()) == {"w8 -> w24"}
+  assert found(*conv)["conv_1/kernel"] == "(f3) (f3) w8 -> w16"
+  gated = [
+    {k: {"kernel": s(n, 3 * n)} for k in ("gate", "up")} | {"down": {"kernel": s(3 * n, n)}}
+    for n in (8, 16)
+  ]
+  assert set(found(*gated).values()) == {"w8 -> w24", "w24 -> w8"}
 
 
 def test_experts_are_stacked_by_override():
@@ -289,35 +292,3 @@ def test_grouped_queries_are_hidden_though_their_heads_are_fixed():
   key = scales_from_axes(axes, dmup.mup)["b"]["att"]["key"]["kernel"]
   assert (key.kind, key.std_factor, key.update_factor) == (dmup.Kind.HIDDEN, 0.5**0.5, 0.5)
   assert placed_by_hand(axes, dmup.mup).attention == 1
-
-
-def test_tied_embeddings_are_asked_for():
-  trees = [shapes(GPT(n, 2, tied=True), tokens()) for n in (16, 32)]
-  fields = {"branches": "*/encoderblock_*/*"}
-  with pytest.raises(
-    DepthMupError, match='no parameter is a readout.*tied="embed/embedding"'
-  ):
-    axes_from_shapes(*trees, **fields)
-  axes = axes_from_shapes(*trees, tied="embed/embedding", **fields)
-  assert placed_by_hand(axes, dmup.complete_p).tied == {"embed/embedding": 0.5}
-  table_9 = placed_by_hand(axes, TABLE_9_MUP)
-  assert table_9.tied["embed/embedding"] == pytest.approx(0.5)
-  with pytest.raises(DepthMupError, match="is tied, but under table 3"):
-    scales_from_axes(axes, dmup.depth_mup)
-  assert axes_from_shapes(*trees, tied=(), **fields).tied == ()
-  with pytest.raises(DepthMupError, match="is no embedding"):
-    axes_from_shapes(*trees, tied="*/Dense_0/kernel", **fields)
-
-
-def test_what_is_placed_by_hand():
-  trees = [shapes(GPT(n, d), tokens()) for n, d in ((16, 2), (64, 8))]
-  axes = axes_from_shapes(*trees, branches="*/encoderblock_*/*")
-  left = placed_by_hand(axes, dmup.complete_p, folded=False)
-  assert (left.branch, left.attention) == (0.25, 0.5)
-  assert left.parameters == {"lm_head/kernel": 0.25}
-  assert "lm_head/kernel: multiply its output by 0.25" in str(left)
-  left = placed_by_hand(axes, dmup.depth_mup)
-  assert (left.branch, left.parameters) == (0.5, {})
-  assert "readout: no multiplier" in str(left)
-  p = parametrization_from_axes(axes, dmup.complete_p)
-  assert (p.base_depth, p.base_sizes["w16"]) == (2, 16)

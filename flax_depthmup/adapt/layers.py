@@ -5,8 +5,7 @@ Layer: standard library, `leaves`.
 
 import dataclasses
 import re
-from collections.abc import Iterable
-from fractions import Fraction
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from flax_depthmup.adapt.leaves import Leaf
@@ -14,6 +13,8 @@ from flax_depthmup.errors import DepthMupError
 
 #: "block_12" -> block, 12; "h3" -> h, 3; "3" -> "", 3.
 _NUMBERED = re.compile(r"(.*?)_?(\d+)$")
+#: What is numbered inside of a layer and is no layer itself.
+_PARTS = re.compile("expert|head", re.IGNORECASE)
 Counts = tuple[int, int]
 
 
@@ -23,15 +24,25 @@ class LayerGroup:
 
   Attributes:
     name: their path without the number.
-    counts: how many there are in the base and in the target.
-    members: names of the target's parameters in them.
-    nested: they are inside the layers of another group.
+    olds: the parameters of each layer of the base.
+    news: those of each layer of the target.
+    nested: they are inside other layers, or are parts of one, as experts and heads.
   """
 
   name: str
-  counts: Counts
-  members: frozenset[str]
+  olds: tuple[tuple[Leaf, ...], ...]
+  news: tuple[tuple[Leaf, ...], ...]
   nested: bool
+
+  @property
+  def counts(self) -> Counts:
+    """How many there are in the base and in the target."""
+    return len(self.olds), len(self.news)
+
+  @property
+  def members(self) -> frozenset[str]:
+    """Names of the target's parameters in them."""
+    return frozenset(leaf.name for layer in self.news for leaf in layer)
 
 
 def align(
@@ -41,7 +52,8 @@ def align(
 ) -> tuple[dict[str, Leaf], list[LayerGroup]]:
   """Name of each parameter of the target -> the one of the base that it grew from.
 
-  Every layer grew from the first of the base, of which all others must be copies.
+  A layer grew from that of its name, a further one from the first of the base, of which
+  all others must be copies.
 
   Raises:
     DepthMupError: a name is in one tree alone and is no further layer, or the layers
@@ -89,25 +101,68 @@ def _walk(
       f"{titles[0]} has {_below(base)[0].name}, {titles[1]} {_below(target)[0].name}; give "
       "two sizes of one net"
     )
+  split = _splitter(base.keys() | target.keys())
   stems = {_stem(key, base, target, titles) for key in base.keys() ^ target.keys()}
   for stem in sorted(stems):
-    olds = [node for key, node in base.items() if _split(key)[0] == stem]
-    news = {key: node for key, node in target.items() if _split(key)[0] == stem}
+    olds = {key: node for key, node in base.items() if split(key) == stem}
+    news = {key: node for key, node in target.items() if split(key) == stem}
     name = "/".join((*path, stem)) if stem else "/".join(path)
-    _check_copies(olds, name, titles[0])
-    members = frozenset(leaf.name for node in news.values() for leaf in _below(node))
-    groups.append(LayerGroup(name, (len(olds), len(news)), members, nested))
+    _check_copies([*olds.values()], name, titles[0])
+    layers = [tuple(tuple(_below(x)) for x in some.values()) for some in (olds, news)]
+    parts = nested or _PARTS.search(stem or "".join(path[-1:])) is not None
+    groups.append(LayerGroup(name, layers[0], layers[1], parts))
+    first = next(iter(olds.values()))
     for key, node in news.items():
-      _walk(olds[0], node, (*path, key), True, found, titles)
+      _walk(olds.get(key, first), node, (*path, key), True, found, titles)
+  stacks = repeated(base)  # as many layers in both: what is numbered in them is no layer
   for key in target:
-    if _split(key)[0] not in stems:
-      _walk(base[key], target[key], (*path, key), nested, found, titles)
+    if split(key) not in stems:
+      inner = nested or split(key) in stacks
+      _walk(base[key], target[key], (*path, key), inner, found, titles)
 
 
-def _split(key: str) -> tuple[str | None, int]:
-  """(stem, number) of a numbered name; a name without a number has the stem None."""
-  found = _NUMBERED.match(key)
-  return (found[1], int(found[2])) if found else (None, 0)
+def repeated(node: dict[str, Any]) -> set[str]:
+  """The stems of several names of one node, such as block of block_0 and block_1."""
+  split = _splitter(node)
+  stems = [split(key) for key in node]
+  return {stem for stem in stems if stem is not None and stems.count(stem) > 1}
+
+
+def numbered_layers(leaves: Iterable[Leaf]) -> list[list[frozenset[str]]]:
+  """The parameters of each of several layers with numbered names, at every level."""
+  found: list[list[frozenset[str]]] = []
+
+  def walk(node: Any) -> None:
+    if isinstance(node, Leaf):
+      return
+    split = _splitter(node)
+    for stem in sorted(repeated(node)):
+      layers = [child for key, child in node.items() if split(key) == stem]
+      found.append([frozenset(leaf.name for leaf in _below(x)) for x in layers])
+    for child in node.values():
+      walk(child)
+
+  walk(_tree(leaves))
+  return found
+
+
+def _splitter(keys: Iterable[str]) -> Callable[[str], str | None]:
+  """Name -> its stem; None: no number belongs to it.
+
+  A name without a number is the first of those of its stem, as Haiku and Keras count:
+  block, block_1, block_2.
+  """
+  numbered = [found for found in map(_NUMBERED.match, keys) if found]
+  zeros = {found[1] for found in numbered if int(found[2]) == 0}
+  bare = {found[1] for found in numbered} - zeros - {""}
+
+  def split(key: str) -> str | None:
+    found = _NUMBERED.match(key)
+    if found:
+      return found[1]
+    return key if key in bare else None
+
+  return split
 
 
 def _stem(
@@ -118,9 +173,10 @@ def _stem(
   Raises:
     DepthMupError: the other tree has no such layers.
   """
-  stem, _ = _split(key)
+  split = _splitter(base.keys() | target.keys())
+  stem = split(key)
   where, there = titles if key in target else titles[::-1]
-  stems = [{_split(k)[0] for k in tree} for tree in (base, target)]
+  stems = [{split(k) for k in tree} for tree in (base, target)]
   if stem is None or not all(stem in some for some in stems):
     leaf = _below((target if key in target else base)[key])[0]
     raise DepthMupError(
@@ -146,21 +202,3 @@ def _check_copies(layers: list[Any], name: str, title: str) -> None:
         "which of them a further layer grew from; give a base with as many layers as the "
         "target and depth=(base depth, depth)"
       )
-
-
-def depth_of(counts: Iterable[Counts], nested: bool) -> Counts:
-  """(base depth, depth) of layers of one ratio.
-
-  Raises:
-    DepthMupError: ratios differ, or layers are inside of layers.
-  """
-  unique = sorted(set(counts))
-  if not unique:
-    return 1, 1
-  if len({Fraction(new, old) for old, new in unique}) > 1 or nested:
-    shown = ", ".join(f"{old} -> {new}" for old, new in unique)
-    raise DepthMupError(
-      f"layers grow in several places ({shown}), from which the depth does not follow; "
-      "give depth=(blocks of the base net, blocks of the target)"
-    )
-  return unique[0]

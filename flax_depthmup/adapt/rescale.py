@@ -4,7 +4,7 @@ Layer: jax, flax, mathematics, `leaves`, `layers`.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, get_args
 
 import jax
@@ -39,6 +39,8 @@ _GAINS: dict[str, tuple[float, ...]] = {
 _TOLERANCE = 0.03
 #: Laws that differ by less than this are not told apart: the first is taken.
 _ALIKE = 0.15
+#: What to write where nothing can be measured: laws of Flax's nn.Embed and of the others.
+_EXAMPLE = '{"*/embedding": "fan_out", "*": "fan_in"}'
 
 
 def rescale_init(
@@ -71,22 +73,28 @@ def rescale_init(
     base: arrays as the model initializes them at base size.
     init: instead of it the law, for all or by patterns of paths; for parameters inside
       of jax.jit, or when the base net is not at hand. Nothing is measured then:
-      rescaling twice goes unnoticed.
+      rescaling twice goes unnoticed. Flax's nn.Embed needs a law of its own:
+      {"*/embedding": "fan_out", "*": "fan_in"}. Beside `base`, patterns name those
+      parameters that are not measured, such as a class token too small for it.
 
   Returns:
     A new tree like `params`, of the same dtypes and shardings.
 
   Raises:
-    DepthMupError: both or neither of `base` and `init`; the trees do not match; an std
-      follows no law, or several; a pattern that fits nothing, a parameter that none fits.
+    DepthMupError: neither `base` nor `init`, or `base` and one law for all; the trees do
+      not match; an std follows no law, or several; a pattern that fits nothing, a
+      parameter that none fits.
   """
-  if (base is None) == (init is None):
+  if (base is None) == (init is None) and not isinstance(init, Mapping):
     raise DepthMupError(
       "rescale_init wants either base=, the parameters of the base net as its model "
-      'initializes them, or init=, such as "fan_in"'
+      f"initializes them, or init=, such as {_EXAMPLE}; both only if init= names "
+      "exceptions by patterns"
     )
   table = _table(params, scales)
-  laws = init_laws(params, scales, base) if init is None else _stated(init, table)
+  laws = _stated(init, table, whole=base is None) if init is not None else {}
+  if base is not None:
+    laws |= _measured(params, table, base, known=laws.keys())
 
   def rescale(path: Any, x: jax.Array) -> jax.Array:
     s = table[path_name(path)]
@@ -112,7 +120,13 @@ def init_laws(params: Any, scales: Any, base: Any) -> dict[str, Law]:
   Raises:
     DepthMupError: see `rescale_init`.
   """
-  table = _table(params, scales)
+  return _measured(params, _table(params, scales), base, known=())
+
+
+def _measured(
+  params: Any, table: dict[str, Scales], base: Any, known: Collection[str]
+) -> dict[str, Law]:
+  """Name -> law, of all parameters but those whose law is known."""
   leaves, bases = read_tree(params, "params")[0], read_tree(base, "base")[0]
   pairs, _ = align(bases, leaves, ("base", "params"))
   arrays, old = (dict(named_leaves(nn.meta.unbox(tree))) for tree in (params, base))
@@ -120,7 +134,8 @@ def init_laws(params: Any, scales: Any, base: Any) -> dict[str, Law]:
   for leaf in leaves:
     s, origin = table[leaf.name], pairs[leaf.name]
     _check_base_shape(s, leaf, origin)
-    laws[leaf.name] = _law(leaf.name, s, arrays[leaf.name], old[origin.name])
+    if leaf.name not in known:
+      laws[leaf.name] = _law(leaf.name, s, arrays[leaf.name], old[origin.name])
   return laws
 
 
@@ -162,7 +177,7 @@ def _law(name: str, s: Scales, here: Any, there: Any) -> Law:
   ):
     raise DepthMupError(
       f"parameter {name} has no values that could be measured; give init= instead of "
-      'base=, such as init="fan_in", or rescale outside of jax.jit'
+      f"base=, such as init={_EXAMPLE}, or rescale outside of jax.jit"
     )
   new, old = np.asarray(here, np.float64), np.asarray(there, np.float64)
   flat = [np.ptp(x) <= 1e-6 * np.abs(x).max(initial=0) for x in (new, old)]
@@ -171,6 +186,12 @@ def _law(name: str, s: Scales, here: Any, there: Any) -> Law:
       raise DepthMupError(
         f"parameter {name} starts at the constant {new.flat[0]:g}, and at {old.flat[0]:g} "
         "in the base net; initialize it alike, or state init="
+      )
+    if new.any() and "in" in s.roles and _grew(s):
+      raise DepthMupError(
+        f"parameter {name} starts at the constant {new.flat[0]:g} and has the axes "
+        f'"{s.axes}": a constant start is a gain, and not a matrix; say so by '
+        f'overrides={{"{name}": "-> ..."}} of axes_from_shapes, every axis after the arrow'
       )
     return "fixed"
   if any(flat):
@@ -219,8 +240,16 @@ def _alike(laws: list[Law], ratios: dict[str, float]) -> bool:
   return all(abs(math.log(ratios[law] / ratios[laws[0]])) < _ALIKE for law in laws)
 
 
-def _stated(init: Law | Mapping[str, Law], table: dict[str, Scales]) -> dict[str, Law]:
-  """Name -> law, by the first pattern that fits."""
+def _grew(s: Scales) -> bool:
+  """Whether an axis other than that of layers is larger than in the base net."""
+  sizes = zip(s.shape, s.base_shape, s.roles, strict=True)
+  return any(n != m and role != "stacked" for n, m, role in sizes)
+
+
+def _stated(
+  init: Law | Mapping[str, Law], table: dict[str, Scales], whole: bool
+) -> dict[str, Law]:
+  """Name -> law, by the first pattern that fits; of the whole net or of some parameters."""
   rules = {"*": init} if isinstance(init, str) else init
   if not isinstance(rules, Mapping):
     raise DepthMupError(f"init={init!r}: expected a law or a mapping from patterns to laws")
@@ -231,6 +260,8 @@ def _stated(init: Law | Mapping[str, Law], table: dict[str, Scales]) -> dict[str
   found: dict[str, Law] = {}
   for name, s in table.items():
     laws = [law for pattern, law in rules.items() if matches(pattern, name)]
+    if not laws and not whole:
+      continue
     if not laws:
       raise DepthMupError(f'init has no pattern for parameter {name}; end with "*"')
     found[name] = "fixed" if s.kind.value in ("vector", "scalar") else laws[0]

@@ -103,7 +103,7 @@ class PlacedByHand:
 
   Attributes:
     branch: (L/L0)^(-alpha), of the output of every residual branch before it is added;
-      1 for a net without.
+      1 for a net without. One depth is used for all, of every tower and stack.
     parameters: name -> multiplier of what is linear in this parameter: of the logits for
       a readout. Empty where all are folded.
     tied: name of a tied embedding -> multiplier of the logits.
@@ -118,7 +118,10 @@ class PlacedByHand:
   attention: float | None
 
   def __str__(self) -> str:
-    lines = [f"every residual branch: multiply its output by {self.branch:g}"]
+    lines = [
+      f"every residual branch: multiply its output by {self.branch:g}; one depth is used "
+      "for all"
+    ]
     lines += [f"{n}: multiply its output by {x:g}" for n, x in self.parameters.items()]
     lines += [f"{n} as readout: multiply the logits by {x:g}" for n, x in self.tied.items()]
     if not self.parameters and not self.tied:

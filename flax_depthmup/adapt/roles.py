@@ -4,6 +4,7 @@ Layer: standard library, mathematics.
 """
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -14,7 +15,13 @@ Layout = Literal["in_out", "out_in"]
 Shape = tuple[int, ...]
 
 #: What is added to an activation or multiplies it entry by entry, whatever its rank.
-_VECTORS = ("bias", "b", "scale", "offset", "gain")
+_VECTORS = re.compile(
+  "(bias|scale|gain|gamma|beta|offset|shift)$|^[bg]$", flags=re.IGNORECASE
+)
+#: What has one entry for each token, position or class, none of which is a width.
+_TABLES = re.compile(
+  "emb|wte|wpe|vocab|tok|lm_head|logits|classifier|readout", flags=re.IGNORECASE
+)
 #: What may be a matrix that reads an infinite axis out.
 _KERNELS = ("kernel", "w", "weight")
 _PROJECTIONS = ("query", "key", "value", "out")
@@ -53,22 +60,26 @@ def infer_axes(p: Unlabelled) -> tuple[Axes, str]:
     DepthMupError: what grows, the rank and the name leave more than one reading.
   """
   rank, wide = len(p.shape), [i for i, grows in enumerate(p.grows) if grows]
-  if rank < 2 or p.parts[-1] in _VECTORS:
+  if rank < 2 or _VECTORS.search(p.parts[-1]):
     return _axes(p, ins=()), "a vector" if wide else "a vector that does not grow"
   if not wide:
     return _axes(p, ins=_inputs(p)), "no axis grows"
   projection = _projection(p)
   if projection is not None:
     return projection
-  if "conv" in p.parts[-2].lower() if len(p.parts) > 1 else False:
+  if len(p.parts) > 1 and "conv" in p.parts[-2].lower():
     axes = _axes(p, ins=_inputs(p))
     _refuse_inner_output(p, axes)
     return axes, "a convolution"
   if len(wide) > 2 or (rank > 2 and (len(wide) == 2 or wide[0] != rank - 1)):
     raise _refusal(p, f"{len(wide)} of its {rank} axes grow, and their roles do not follow")
   if len(wide) == 2:
-    if "emb" in "/".join(p.parts[-2:]).lower():
-      raise _refusal(p, "an embedding whose number of entries grows")
+    if _TABLES.search("/".join(p.parts[-2:])):
+      raise _refusal(
+        p,
+        "by its name a readout or an embedding whose number of entries grows: give base "
+        "and target equally many tokens, positions or classes, unless they are widths",
+      )
     return _axes(p, ins=_inputs(p)), "both axes grow"
   return _one_wide(p, wide[0])
 
@@ -144,8 +155,9 @@ def _refusal(p: Unlabelled, why: str) -> DepthMupError:
   return DepthMupError(
     f"parameter {p.name} with axes [{shown}] in the base net: {why}; say what they are by "
     f'overrides={{"{p.name}": "..."}}, such as "embed -> heads head_dim", '
-    '"experts | embed -> mlp", "embed -> (classes)" or "-> heads head_dim", or by stacked= '
-    "if the first one counts layers"
+    '"experts | embed -> mlp", "(kh) (kw) embed -> embed" of a convolution, '
+    '"embed -> (classes)" or "-> heads head_dim" of a bias or gain, or by stacked= if the '
+    "first one counts layers"
   )
 
 
@@ -170,5 +182,7 @@ def read_override(
   wrong = next(a.name for a, g in zip(orders[0].axes, grows, strict=True) if a.finite and g)
   raise DepthMupError(
     f'overrides: "{axes}" for {name} says that the axis "({wrong})" stays finite, but it '
-    f"grows from the shape {tuple(shape)} of the base net; drop its parentheses"
+    f"grows from the shape {tuple(shape)} of the base net; give base and target equally "
+    "many classes, tokens or experts (a readout or a router whose outputs grow in number "
+    "is beyond the theory), or drop the parentheses if it is a width"
   )

@@ -1,29 +1,32 @@
 """Axes of a model that is not ours, found by comparing two sizes of it.
 
-Layer: jax, mathematics, `leaves`, `layers`, `stacks`, `roles`, `model_axes`.
+Layer: jax, mathematics, `leaves`, `layers`, `stacks`, `branches`, `roles`, `model_axes`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, get_args
 
 import jax
 
-from flax_depthmup.adapt.layers import Counts, LayerGroup, align, depth_of
+from flax_depthmup.adapt.branches import Patterns, branch_names, check_depth, net_depth
+from flax_depthmup.adapt.layers import Counts, align
 from flax_depthmup.adapt.leaves import Leaf, Sizes, check_layout, read_tree
 from flax_depthmup.adapt.model_axes import (
   ModelAxes,
   ParameterAxes,
   base_sizes_of,
+  check_hidden,
   tied_of,
 )
 from flax_depthmup.adapt.roles import Layout, Unlabelled, infer_axes, read_override
-from flax_depthmup.adapt.stacks import check_inside_layers, check_no_layers, find_stacked
+from flax_depthmup.adapt.stacks import (
+  check_inside_layers,
+  check_outside_branches,
+  find_stacked,
+)
 from flax_depthmup.axes import Axes
-from flax_depthmup.checks import check_size
 from flax_depthmup.errors import DepthMupError
-from flax_depthmup.patterns import as_patterns, check_used, matches, select
-
-Patterns = str | Sequence[str]
+from flax_depthmup.patterns import check_used, matches
 
 
 def axes_from_shapes(
@@ -45,7 +48,8 @@ def axes_from_shapes(
       axes = dmup.axes_from_shapes(base, target, branches="*/block_*/*")
 
   An axis is infinite if it is larger in the target. With one infinite axis a matrix is
-  a first layer or a readout, with two it is hidden; biases and gains are vectors. Layers
+  a first layer or a readout, with two it is hidden, if another parameter reads what it
+  gives and gives what it reads; biases and gains are vectors. Layers
   are told by numbered names, as many as there may be, or by a stacked leading axis,
   which never counts as infinite. What has more than one reading is refused.
 
@@ -61,10 +65,11 @@ def axes_from_shapes(
       without the stacked axis of layers. An axis in parentheses stays finite, another
       one may grow though it does not here.
     tied: patterns of embeddings that serve as readouts too; () for none. Asked for
-      where no parameter is a readout.
+      where no parameter is a readout, or none has as many entries as an embedding.
     stacked: patterns of parameters whose leading axis counts layers (or the members of
       an `nn.vmap`); None: found where it is certain; () for none.
-    depth: (blocks of the base net, blocks of the target), where the layers do not tell.
+    depth: (blocks of the base net, blocks of the target), where the layers do not tell;
+      it is that of every branch.
     layout: "in_out" of Flax and Haiku, or "out_in" of PyTorch and Equinox.
 
   Raises:
@@ -82,16 +87,21 @@ def axes_from_shapes(
   sizes = [Sizes(x, pairs[x.name], deltas[pairs[x.name].name]) for x in leaves]
   for s in sizes:
     _check_sizes(s)
-  inside = _branch_names(branches, sizes, groups)
+  told = check_depth(depth)
+  inside = branch_names(branches, stacked, told, sizes, groups)
   layers = find_stacked(stacked, sizes, inside, groups)
-  check_inside_layers(sizes, inside, layers, groups)
+  if told is None:
+    check_inside_layers(sizes, inside, layers, groups)
+  else:
+    check_outside_branches(sizes, inside, layers)
   given = _matched_overrides(overrides, sizes)
   beside = _children(leaves)
   found = [
     _label(s, given.get(s.name), s.name in inside, s.name in layers, beside, layout)
     for s in sizes
   ]
-  base_depth, new_depth = _depth(depth, sizes, inside, layers, groups)
+  check_hidden(found)
+  base_depth, new_depth = told or net_depth(branches or (), found, layers, groups)
   return ModelAxes(
     tree=jax.tree_util.tree_unflatten(structure, found),
     base_sizes=base_sizes_of(found),
@@ -117,57 +127,6 @@ def _check_sizes(s: Sizes) -> None:
       "target; the base is the smaller of the two: exchange them, or choose a base with no "
       "axis larger than in the target"
     )
-
-
-def _branch_names(
-  branches: Patterns | None, sizes: list[Sizes], groups: list[LayerGroup]
-) -> set[str]:
-  """Names of the parameters inside of residual branches.
-
-  Raises:
-    DepthMupError: there are layers and no patterns, or patterns leave a part of the
-      numbered layers out in silence.
-  """
-  if branches is None:
-    check_no_layers(sizes, groups)
-    return set()
-  patterns = as_patterns(branches, "branches")
-  inside = select(patterns, "branches", [s.name for s in sizes])
-  if patterns and not inside:
-    raise DepthMupError(f"branches={branches!r} select no parameter; drop an exclusion")
-  members = {name for group in groups for name in group.members}
-  spoken = inside | {
-    n for n in members for p in patterns if p.startswith("!") and matches(p[1:], n)
-  }
-  if patterns and members - spoken:
-    raise DepthMupError(
-      f"parameter {min(members - spoken)} is in a layer, but no pattern of branches="
-      f'{branches!r} speaks of it; add one, or exclude it by "!" and its path if it acts '
-      "on the residual stream itself"
-    )
-  return inside
-
-
-def _depth(
-  depth: Counts | None,
-  sizes: list[Sizes],
-  inside: set[str],
-  layers: set[str],
-  groups: list[LayerGroup],
-) -> Counts:
-  if depth is not None:
-    fine = isinstance(depth, tuple) and len(depth) == 2
-    if not fine:
-      raise DepthMupError(f"depth={depth!r}: expected (base depth, depth)")
-    for value in depth:
-      check_size(value, f"a depth of depth={depth}")
-    return depth
-  touched = [group for group in groups if group.members & inside]
-  counts = [group.counts for group in touched]
-  stacks = [s for s in sizes if s.name in layers & inside]
-  counts += [(s.base.shape[0], s.leaf.shape[0]) for s in stacks]
-  both = bool(stacks) and any(g.members & layers for g in touched)
-  return depth_of(counts, both or any(group.nested for group in touched))
 
 
 def _matched_overrides(

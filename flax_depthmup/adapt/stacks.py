@@ -5,7 +5,7 @@ Layer: standard library, `leaves`, `layers`.
 
 from collections.abc import Sequence
 
-from flax_depthmup.adapt.layers import LayerGroup
+from flax_depthmup.adapt.layers import LayerGroup, numbered_layers
 from flax_depthmup.adapt.leaves import Sizes
 from flax_depthmup.errors import DepthMupError
 from flax_depthmup.patterns import as_patterns, select
@@ -23,7 +23,8 @@ def find_stacked(
   size in the base and one in the target, which no other axis of the net has.
 
   Raises:
-    DepthMupError: a pattern fits nothing, or a scalar.
+    DepthMupError: a pattern fits nothing, or a scalar; or there are none but arrays of
+      rank 2, such as gains, whose first axis grows.
   """
   if stacked is not None:
     names = select(as_patterns(stacked, "stacked"), "stacked", [s.name for s in sizes])
@@ -32,7 +33,16 @@ def find_stacked(
         raise DepthMupError(f"stacked: {s.name} is a scalar; exclude it by a pattern")
     return names
   numbered = {name for group in groups for name in group.members}
-  return inside if not inside & numbered and _share_an_axis(sizes, inside) else set()
+  if inside & numbered or not _share_an_axis(sizes, inside):
+    return set()
+  ours = [s for s in sizes if s.name in inside]
+  if all(len(s.leaf.shape) == 2 for s in ours) and ours[0].grows[0]:
+    raise DepthMupError(
+      f"the first axis of {ours[0].name} grows, {ours[0].base.shape[0]} -> "
+      f"{ours[0].leaf.shape[0]}, and may count layers, or heads of one; give "
+      f'stacked="{ours[0].name}" and its like, or stacked=() if no axis counts layers'
+    )
+  return inside
 
 
 def _share_an_axis(sizes: list[Sizes], names: set[str]) -> bool:
@@ -82,5 +92,25 @@ def check_inside_layers(
     if s.name in inside - known:
       raise DepthMupError(
         f"parameter {s.name} is in a residual branch by branches=, but in none of the "
-        "layers, whose number gives the depth; narrow the patterns"
+        "layers that grow in number, which gives the depth; narrow the patterns, or, if "
+        "it is in a block of its own, give depth=(blocks of the base net, blocks of the "
+        "target), all blocks counted"
+      )
+
+
+def check_outside_branches(sizes: list[Sizes], inside: set[str], layers: set[str]) -> None:
+  """Raises `DepthMupError` where patterns of branches catch what is around the layers.
+
+  With depth= a branch need not be in a layer that was seen.
+  """
+  numbered = numbered_layers(s.leaf for s in sizes)
+  known = {name for some in numbered for layer in some for name in layer} | layers
+  everything = all(s.name in inside for s in sizes)
+  for s in sizes:
+    table = len(s.leaf.shape) == 2 and "emb" in "/".join(s.leaf.parts[-2:]).lower()
+    if s.name in inside and (everything or table) and s.name not in known:
+      raise DepthMupError(
+        f"parameter {s.name} is in a residual branch by branches=, but in no layer, and "
+        "what goes into the residual stream or reads it out is in no branch; narrow the "
+        'patterns, or exclude it by "!" and its path'
       )
