@@ -37,6 +37,18 @@ MIXING = {
       s,
     ),
   ),
+  "in an open loop": lambda: optax.GradientTransformation(
+    optax.init_empty_state,
+    lambda g, s, p=None: (
+      jax.tree.map(
+        lambda x: jax.lax.while_loop(
+          lambda y: jnp.array(True), lambda y: y * jnp.mean(y), x
+        ),
+        g,
+      ),
+      s,
+    ),
+  ),
   "in a branch": lambda: optax.GradientTransformation(
     optax.init_empty_state,
     lambda g, s, p=None: (
@@ -64,6 +76,18 @@ ENTRYWISE = {
   ).gradient_transformation(),
   "flattened": lambda: optax.flatten(optax.scale_by_adam()),
   "noise": lambda: optax.add_noise(0.1, 0.1, 0),
+  "a loop over entries": lambda: optax.GradientTransformation(
+    optax.init_empty_state,
+    lambda g, s, p=None: (
+      jax.tree.map(
+        lambda x: jax.lax.while_loop(
+          lambda c: c[0] < 3, lambda c: (c[0] + 1, c[1] * 0.5), (0, x)
+        )[1],
+        g,
+      ),
+      s,
+    ),
+  ),
   "reduce on plateau": optax.contrib.reduce_on_plateau,
 }
 

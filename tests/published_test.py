@@ -1,6 +1,7 @@
 """Published presets against the numbers that their authors' own tables and code give.
 
-m_N = 4 and m_L = 8 (16 layers over 2), rate 1e-3, weight decay 0.1, eps 1e-12, std 0.02.
+m_N = 4 and m_L = 8 (16 layers over 2), rate 1e-3, weight decay 0.1, std 0.02, eps 1 (of
+the base net: smaller ones would all be within the absolute tolerance of approx).
 """
 
 import math
@@ -15,7 +16,7 @@ import flax_depthmup as dmup
 from flax_depthmup import DepthMupError
 from tests.helpers import inputs, residual_mlp
 
-RATE, DECAY, EPS, STD = 1e-3, 0.1, 1e-12, 0.02
+RATE, DECAY, EPS, STD = 1e-3, 0.1, 1.0, 0.02
 SIZES = {"base_width": 64, "base_depth": 2}
 WIDTH, DEPTH = 256, 16
 HIDDEN, GAIN = ("embed -> embed", (WIDTH, WIDTH)), ("-> embed", (WIDTH,))
@@ -57,8 +58,8 @@ def test_complete_p_as_in_its_authors_code():
   assert scales(p, UNEMBED, False).multiplier == 0.25
   assert rate(p, EMBED, False) == rate(p, UNEMBED, False) == pytest.approx(RATE)
   for parameter, inside in ((HIDDEN, True), (GAIN, True), (GAIN, False), (EMBED, False)):
-    assert eps(p, parameter, inside) == pytest.approx(3.125e-14)
-  assert eps(p, UNEMBED, False) == pytest.approx(3.125e-14)
+    assert eps(p, parameter, inside) == pytest.approx(1 / 32)
+  assert eps(p, UNEMBED, False) == pytest.approx(1 / 32)
 
 
 def test_its_square_root_column():
@@ -66,23 +67,23 @@ def test_its_square_root_column():
   assert rate(p, HIDDEN, True) == pytest.approx(8.838835e-5, rel=1e-6)
   assert rate(p, GAIN, True) == pytest.approx(3.535534e-4, rel=1e-6)
   assert p.branch_multiplier(DEPTH) == pytest.approx(0.3535534, rel=1e-6)
-  assert eps(p, HIDDEN, True) == pytest.approx(8.838835e-14, rel=1e-6)
+  assert eps(p, HIDDEN, True) == pytest.approx(0.08838835, rel=1e-6)
 
 
 def test_complete_p_as_in_the_paper():
   p = dmup.complete_p_paper(**SIZES)
-  assert eps(p, HIDDEN, True) == eps(p, GAIN, True) == pytest.approx(3.125e-14)
+  assert eps(p, HIDDEN, True) == eps(p, GAIN, True) == pytest.approx(1 / 32)
   for parameter in (EMBED, UNEMBED, GAIN):
-    assert eps(p, parameter, False) == pytest.approx(1e-12)
+    assert eps(p, parameter, False) == pytest.approx(1)
   assert rate(p, HIDDEN, True) == pytest.approx(2.5e-4)
   assert scales(p, UNEMBED, False).init_std == pytest.approx(STD)
 
 
 def test_ours_lets_eps_follow_the_gradient_everywhere():
   p = dmup.complete_p(**SIZES)
-  assert eps(p, HIDDEN, True) == eps(p, GAIN, True) == pytest.approx(3.125e-14)
+  assert eps(p, HIDDEN, True) == eps(p, GAIN, True) == pytest.approx(1 / 32)
   for parameter in (EMBED, UNEMBED, GAIN):
-    assert eps(p, parameter, False) == pytest.approx(2.5e-13)
+    assert eps(p, parameter, False) == pytest.approx(1 / 4)
 
 
 def test_complete_d_p():
@@ -91,10 +92,10 @@ def test_complete_d_p():
   assert rate(p, UNEMBED, False) == pytest.approx(2.5e-4)
   assert scales(p, UNEMBED, False).multiplier == 1
   assert rate(p, HIDDEN, True) == pytest.approx(2.5e-4)
-  assert eps(p, HIDDEN, True) == eps(p, GAIN, True) == pytest.approx(3.125e-14)
-  assert eps(p, EMBED, False) == pytest.approx(2.5e-13)
-  assert eps(p, QK_GAIN, True) == pytest.approx(1.25e-13)
-  assert eps(p, UNEMBED, False) == eps(p, GAIN, False) == pytest.approx(1e-12)
+  assert eps(p, HIDDEN, True) == eps(p, GAIN, True) == pytest.approx(1 / 32)
+  assert eps(p, EMBED, False) == pytest.approx(1 / 4)
+  assert eps(p, QK_GAIN, True) == pytest.approx(1 / 8)
+  assert eps(p, UNEMBED, False) == eps(p, GAIN, False) == pytest.approx(1)
   for parameter, inside in ((HIDDEN, True), (UNEMBED, False), (EMBED, False)):
     found = shrink(p, parameter, inside, "width_compensated")
     assert found == pytest.approx(RATE * DECAY)
@@ -103,7 +104,7 @@ def test_complete_d_p():
 def test_mup_package():
   p = dmup.mup_package(**SIZES)
   assert rate(p, HIDDEN, True) == pytest.approx(2.5e-4)
-  assert eps(p, HIDDEN, True) == eps(p, EMBED, False) == 1e-12
+  assert eps(p, HIDDEN, True) == eps(p, EMBED, False) == 1
   assert scales(p, UNEMBED, False).multiplier == 0.25
   assert shrink(p, HIDDEN, True, "width_compensated") == pytest.approx(2.5e-4 * 0.4)
   assert shrink(p, HIDDEN, True, "coupled") == pytest.approx(2.5e-4 * 0.1)
@@ -116,8 +117,8 @@ def test_megatron_depth_mup_is_complete_p_and_says_so():
   assert (p.alpha, p.gamma) == (1, 0)
   assert p.branch_multiplier(DEPTH) == 0.125
   assert rate(p, HIDDEN, True) == pytest.approx(2.5e-4)
-  assert eps(p, HIDDEN, True) == pytest.approx(3.125e-14)
-  assert eps(p, GAIN, True) == eps(p, EMBED, False) == eps(p, UNEMBED, False) == 1e-12
+  assert eps(p, HIDDEN, True) == pytest.approx(1 / 32)
+  assert eps(p, GAIN, True) == eps(p, EMBED, False) == eps(p, UNEMBED, False) == 1
   out_std = STD / math.sqrt(2 * SIZES["base_depth"])  # of the base net's projections
   out = dmup.resolve(*HIDDEN, p, depth=DEPTH, base_std=out_std)
   assert out.init_std == pytest.approx(0.005)
