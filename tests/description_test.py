@@ -30,6 +30,12 @@ def drawn(shapes, scales):
   )
 
 
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch):
+  """Tables are as wide as the terminal, of which a test run may have none."""
+  monkeypatch.setenv("COLUMNS", "140")
+
+
 @pytest.fixture(scope="module")
 def mlp():
   return dmup.abstract_init(MLP, KEY, X)

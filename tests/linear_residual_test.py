@@ -99,8 +99,8 @@ class Dense:
   [
     ((4, 1, 1, 1), 5, "1/2", "1/2"),
     ((3, 2, 3, 2), 4, "1/2", "1/2"),
-    ((3, 2, 1, 1), 3, "3/4", "1/4"),
-    ((3, 1, 2, 1), 4, 0, 0.7),
+    pytest.param((3, 2, 1, 1), 3, "3/4", "1/4", marks=pytest.mark.slow),
+    pytest.param((3, 1, 2, 1), 4, 0, 0.7, marks=pytest.mark.slow),
   ],
 )
 def test_it_is_the_dense_recursion(shape, depth, alpha, gamma):
@@ -146,6 +146,7 @@ def test_the_first_step_in_closed_form():
   np.testing.assert_allclose(kernel, x[0, 0, 0] ** 2 * (1 + a * a / depth) ** layers)
 
 
+@pytest.mark.slow
 def test_it_is_differentiable_in_the_learning_rate():
   x, y = data(4, 2, 3)
 
@@ -220,9 +221,8 @@ def test_depth_is_reached_as_one_over_l_and_the_error_is_honest():
   np.testing.assert_array_equal(limit.positions, [0, 0.25, 0.5, 0.75, 1])
 
 
-@pytest.mark.parametrize(
-  ("alpha", "power"), [pytest.param(0.75, -0.5, marks=pytest.mark.slow), (1, -1)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("alpha", "power"), [(0.75, -0.5), (1, -1)])
 def test_beyond_one_half_the_limit_is_the_ode(alpha, power):
   """The noise of the hidden weights dies as L^(1 - 2 alpha)."""
   x, y = data(4, 2, 2)

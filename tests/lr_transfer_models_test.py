@@ -145,6 +145,7 @@ def test_patches_that_do_not_divide_the_image(tmp_path):
     run(tmp_path, "resnet", patch=3)
 
 
+@pytest.mark.slow
 def test_a_sweep_on_a_mesh_is_the_same(tmp_path):
   """Members along one axis, each of them split along two others."""
   fields = {"parametrizations": ["complete_p"], "seeds": 1, "depths": ["2"]}

@@ -148,7 +148,11 @@ def test_depth_is_reached_as_one_over_l(name):
   assert found.outputs.error < 1e-3
 
 
-@pytest.mark.parametrize("phi", ["abs", lambda z: jnp.tanh(z)], ids=["abs", "tanh"])
+@pytest.mark.parametrize(
+  "phi",
+  [pytest.param("abs", marks=pytest.mark.slow), lambda z: jnp.tanh(z)],
+  ids=["abs", "tanh"],
+)
 def test_it_is_jittable_and_differentiable(phi):
   """The activation is a function that no call before has seen: its check is traced too."""
   x, y = data(3)
@@ -212,6 +216,7 @@ def test_the_order_of_a_batch_does_not_matter():
   np.testing.assert_allclose(found[:, ::-1], turned, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_batch_of_two_copies_is_one_sample():
   x, y = data(4, 1, 2)
   fields = {"depth": 6, "loss_derivative": square}

@@ -22,9 +22,9 @@ NETS = {
 }
 #: Each axis alone, in pairs, and all together, on 8 devices.
 MESHES = (
-  "data:8",
-  "fsdp:8",
-  "model:8",
+  *(
+    pytest.param(f"{axis}:8", marks=pytest.mark.slow) for axis in ("data", "fsdp", "model")
+  ),
   "data:2,fsdp:2,model:2",
   *(
     pytest.param(sizes, marks=pytest.mark.slow)

@@ -93,7 +93,12 @@ def measured(params, d=None, frozen=False):
 
 @pytest.mark.parametrize(
   ("which", "frozen"),
-  [("plain", False), ("plain", True), ("sgd", False), ("adam", False)],
+  [
+    ("plain", False),
+    pytest.param("plain", True, marks=pytest.mark.slow),
+    pytest.param("sgd", False, marks=pytest.mark.slow),
+    ("adam", False),
+  ],
 )
 def test_against_the_dense_hessian(which, frozen):
   params, scales, state = case(frozen)

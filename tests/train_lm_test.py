@@ -160,6 +160,7 @@ def test_a_damaged_checkpoint_costs_steps_but_no_truth(run, tmp_path, monkeypatc
   assert (tmp_path / "cut" / "checkpoints" / "10.damaged").is_dir()  # nothing is deleted
 
 
+@pytest.mark.slow
 def test_how_a_batch_is_cut_and_where_the_data_lie_may_change(
   run, tmp_path, monkeypatch, tokens
 ):
@@ -175,9 +176,9 @@ def test_how_a_batch_is_cut_and_where_the_data_lie_may_change(
   ("values", "words"),
   [
     ({"parametrization": "depth_mup"}, "complete_p.?, this .*depth_mup"),
-    ({"base_width": 32}, "embed.* 16, this .*32"),
+    pytest.param({"base_width": 32}, "embed.* 16, this .*32", marks=pytest.mark.slow),
     ({"depth": 4}, "depth.* 2, this .*4"),
-    ({"lr": 0.5}, "lr.* 0.0039.*, this .*0.5"),
+    pytest.param({"lr": 0.5}, "lr.* 0.0039.*, this .*0.5", marks=pytest.mark.slow),
     ({"seed": 1}, "seed.* 0, this .*1"),
   ],
 )
@@ -201,6 +202,7 @@ def test_parts_of_a_batch_give_the_same_steps(run, tmp_path):
   np.testing.assert_allclose([*parts.values()], [*whole.values()], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_other_nets_and_the_options(run, tmp_path):
   run(
     tmp_path,
