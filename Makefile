@@ -8,7 +8,7 @@ demo: .venv/ready
 	$(BIN)/python -m experiments.lr_transfer --workdir=work/demo
 
 test: .venv/ready lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: .venv/ready
 	$(BIN)/python -m pytest -m slow

@@ -70,7 +70,7 @@ PAIRS = [
 ]
 WIDTH, DEPTH = 16, 4
 Y = jnp.arange(8) % 3
-X = inputs(8, 8)
+X = inputs(8, 4)
 
 
 class Loop(nn.Module):

@@ -24,6 +24,14 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+#: Files of few and long tests: begun first, so that no worker waits for another at the end.
+_LONG = ("train_", "sweeps_", "sharding", "conformance", "docs", "readme", "text_datasets")
+
+
+def pytest_collection_modifyitems(items):
+  items.sort(key=lambda item: not item.path.name.startswith(_LONG))  # stable
+
+
 @pytest.fixture(autouse=True)
 def _parsed_flags():
   if not flags.FLAGS.is_parsed():

@@ -201,6 +201,7 @@ def test_without_the_correlation_of_w_and_its_transpose_nets_are_elsewhere(monke
   assert np.abs(mean - without).max() > 0.15
 
 
+@pytest.mark.slow
 def test_depth_is_reached_as_one_over_l_and_the_error_is_honest():
   x, y = data(4, 2, 2)
 

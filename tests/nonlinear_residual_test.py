@@ -225,6 +225,7 @@ def test_a_batch_of_two_copies_is_one_sample():
   np.testing.assert_allclose(two.outputs[:, 1:], one, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_the_ode_of_a_smooth_net_is_reached_by_its_law():
   """alpha = 3/4: v L = a^2 L^(-1/2) is the noise; the law at this v tends to v = 0."""
   x, y = data(4, 1)

@@ -131,6 +131,7 @@ def test_init_makes_no_whole_parameter():
   assert split.temp_size_in_bytes < largest
 
 
+@pytest.mark.slow
 def test_the_values_do_not_depend_on_the_mesh(alone):
   _, params, _ = train("transformer", dmup.make_mesh("fsdp:4,model:2"), steps=0)
   model, (x, _) = NETS["transformer"], batch("transformer")

@@ -85,7 +85,8 @@ def test_data_sets_that_are_not_there(offline):
       read(dataset=name)
 
 
-def test_wrong_data_sets(tmp_path, offline):
+def test_wrong_data_sets(tmp_path, offline, monkeypatch):
+  monkeypatch.chdir(tmp_path)  # a builder without files looks for some below it
   path = write(tmp_path / "a.jsonl", json_lines(["a"]) + b'{"text": \n')
   with pytest.raises(DepthMupError, match="--hf_dataset=json: (row 0|config)"):
     read(path, dataset="json")
