@@ -24,7 +24,7 @@ ENTRIES = {
   path.stem for path in (ROOT / "experiments").glob("*.py") if path.stem != "__init__"
 }
 #: Pages whose code compiles for more than 15 seconds.
-SLOW = {"instruments", "limits", "nnx", "files"}
+SLOW = {"instruments", "limits", "nnx", "files", "own_model"}
 
 
 def name(path):

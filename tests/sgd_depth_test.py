@@ -69,7 +69,10 @@ def test_standard_loses_octaves_and_then_all():
 
 @pytest.mark.parametrize(
   ("alpha", "gamma", "octaves"),
-  [("1/2", "1/2", 1), pytest.param(1, 0, 2, marks=pytest.mark.slow)],
+  [
+    pytest.param("1/2", "1/2", 1, marks=pytest.mark.slow),
+    pytest.param(1, 0, 2, marks=pytest.mark.slow),
+  ],
 )
 def test_the_depth_rules_keep_it(alpha, gamma, octaves):
   """Over four doublings. The ODE's rate still settles at the smallest depths."""

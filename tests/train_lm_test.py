@@ -108,6 +108,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(run, tmp_path, monkeypatch, caps
     assert curve(tmp_path / "cut", split) == curve(tmp_path / "whole", split)
 
 
+@pytest.mark.slow
 def test_it_goes_on_on_another_mesh(run, tmp_path, monkeypatch, devices):
   run(tmp_path / "whole")
   devices(4)
