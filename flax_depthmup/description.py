@@ -197,10 +197,8 @@ def _of_family(s: Scales, family: Family | None) -> tuple[float | None, float | 
   """The factors of learning rate and eps that `scale_by_parametrization` applies."""
   if family is None or (family.matrices_only and not {"in", "out"} <= {*s.roles}):
     return None, None
-  fans = s.fans(s.shape), s.fans(s.base_shape)
-  update = s.update_factor * family.update_ratio(s.kind, *fans)
-  eps = 1 / (s.gradient_factor * family.gradient_ratio(*fans))
-  return update / (s.std_factor if family.relative else 1.0), eps
+  gradient, update = family.factors(s)
+  return update, 1 / gradient
 
 
 def _why(s: Scales) -> str:

@@ -49,6 +49,7 @@ import math
 from collections.abc import Callable
 
 from flax_depthmup.axes import Kind
+from flax_depthmup.scales import Scales
 
 Norm = Callable[[int, int], float]
 
@@ -73,6 +74,13 @@ class Family:
   gradient_norm: Norm
   relative: bool = False
   matrices_only: bool = False
+
+  def factors(self, s: Scales) -> tuple[float, float]:
+    """(gradient, update): by what those of one parameter are multiplied, all told."""
+    fans, base_fans = s.fans(s.shape), s.fans(s.base_shape)
+    gradient = s.gradient_factor * self.gradient_ratio(fans, base_fans)
+    update = s.update_factor * self.update_ratio(s.kind, fans, base_fans)
+    return gradient, update / (s.std_factor if self.relative else 1.0)
 
   def update_ratio(
     self, kind: Kind, fans: tuple[int, int], base_fans: tuple[int, int]

@@ -80,7 +80,8 @@ def scale_by_parametrization(
     raise DepthMupError(
       f"family={family!r} is no Family; give one of flax_depthmup.families, as dmup.MUON"
     )
-  table, factors = _by_name(scales), _factors(scales, family)
+  table = _by_name(scales)
+  factors = {name: (family or ENTRYWISE).factors(s) for name, s in table.items()}
   q = optax.with_extra_args_support(inner)
   if family not in (None, ENTRYWISE):
     q = per_matrix(inner, table)
@@ -104,20 +105,6 @@ def scale_by_parametrization(
     return _multiply(updates, {name: f[1] for name, f in factors.items()}), state
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def _factors(scales: Any, family: Family | None) -> dict[str, tuple[float, float]]:
-  """Parameter name -> the factors of its gradient and of its update."""
-  found = {}
-  for name, s in _by_name(scales).items():
-    gradient, update = s.gradient_factor, s.update_factor
-    if family is not None:
-      fans, base_fans = s.fans(s.shape), s.fans(s.base_shape)
-      gradient *= family.gradient_ratio(fans, base_fans)
-      update *= family.update_ratio(s.kind, fans, base_fans)
-      update /= s.std_factor if family.relative else 1.0
-    found[name] = gradient, update
-  return found
 
 
 def trainable(scales: Any) -> Any:

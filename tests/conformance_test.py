@@ -34,23 +34,10 @@ def numbers(p, family, width=WIDTH, depth=DEPTH):
   """Parameter -> (std, multiplier, gradient, update), as the optimizer applies them."""
   model = residual_mlp(p, width=width, depth=depth)
   found = {}
-  for name, s in dmup.scales_as_dict(
-    dmup.abstract_init(model, jax.random.key(0), X)[1]
-  ).items():
-    fans = [
-      tuple(
-        int(np.prod([n for n, r in zip(shape, s["roles"], strict=True) if r == role]))
-        for role in ("in", "out")
-      )
-      for shape in (s["shape"], s["base_shape"])
-    ]
-    gradient, update = s["gradient_factor"], s["width_update_factor"]
-    update *= s["depth_update_factor"]
-    if family is not None:
-      gradient *= family.gradient_ratio(*fans)
-      update *= family.update_ratio(dmup.Kind(s["kind"]), *fans)
-      update /= s["std_factor"] if family.relative else 1
-    found[name.rsplit("/")[-2]] = (s["init_std"], s["multiplier"], gradient, update)
+  scales = dmup.abstract_init(model, jax.random.key(0), X)[1]
+  for path, s in jax.tree_util.tree_leaves_with_path(scales):
+    factors = (family or dmup.ENTRYWISE).factors(s)
+    found[path[-2].key] = (s.init_std, s.multiplier, *factors)
   return found
 
 
