@@ -230,17 +230,24 @@ def test_presets_for_adam_refuse_what_is_sgd_in_other_clothes(name):
 
 def test_a_large_eps_of_adam_is_no_sgd():
   params, s = net(dmup.complete_p_paper(**SIZES))
-  dmup.scale_by_parametrization(optax.scale_by_adam(eps=1e-2), s).init(params)
-  dmup.scale_by_parametrization(
-    optax.chain(optax.add_decayed_weights(0.1), optax.scale_by_adam()), s
-  ).init(params)
+  for inner in (
+    optax.scale_by_adam(eps=1e-2),
+    optax.chain(optax.add_decayed_weights(0.1), optax.scale_by_adam()),
+  ):
+    state = dmup.scale_by_parametrization(inner, s).init(params)
+    assert jax.tree.structure(state) == jax.tree.structure(inner.init(params))
 
 
 def test_presets_of_the_class_take_sgd():
   with warnings.catch_warnings():
     warnings.simplefilter("error")
     params, s = net(dmup.complete_p(**SIZES))
-  dmup.sgd(0.1, s).init(params)
+  tx = dmup.sgd(0.1, s)
+  ones = jax.tree.map(np.ones_like, params)
+  moved = tx.update(ones, tx.init(params), params)[0]["stack"]["block"]["dense_0"]
+  kernel = s["stack"]["block"]["dense_0"]["kernel"]
+  expected = -0.1 * kernel.update_factor * kernel.gradient_factor
+  np.testing.assert_allclose(moved["kernel"], expected, rtol=1e-6)
 
 
 def test_an_eps_rule_that_wants_the_depth_says_so():
