@@ -10,7 +10,7 @@ from flax_depthmup.checks import check_nonnegative
 from flax_depthmup.errors import DepthMupError
 from flax_depthmup.paths import path_name
 from flax_depthmup.scales import Scales
-from flax_depthmup.transforms import named_leaves
+from flax_depthmup.transforms import named_leaves, trainable
 
 #: Decays that differ by a factor of each parameter; see `adamw` for the table.
 Factor = Literal["size_independent", "width_compensated", "coupled"]
@@ -43,8 +43,8 @@ def add_decayed_weights(
     mask: which parameters decay; see `adamw`.
 
   Raises:
-    DepthMupError: `decay` is none of the three; when used, if `update` is not given
-      the parameters or `mask` says nothing of one.
+    DepthMupError: `decay` is none of the three, `scales` no tree of `Scales`; when
+      used, if `update` is not given the parameters or `mask` says nothing of one.
   """
   if decay not in get_args(Factor):
     raise DepthMupError(
@@ -53,6 +53,7 @@ def add_decayed_weights(
     )
   if not isinstance(weight_decay, jax.Array):
     check_nonnegative(abs(weight_decay), "weight_decay")
+  trainable(scales)  # names what is no Scales
 
   def factor(s: Scales) -> float:
     if decay == "coupled":

@@ -258,3 +258,19 @@ def test_muon_alone_refuses_a_vector():
   tx = scale_by_parametrization(optax.contrib.scale_by_muon(), s, family=dmup.MUON)
   with pytest.raises(DepthMupError, match="acts on matrices, and parameter bias is none"):
     tx.init({"bias": jnp.ones(8)})
+
+
+@pytest.mark.parametrize(
+  ("call", "words"),
+  [
+    (lambda s: dmup.muon(0.1, s, adam_learning_rate=0.1, weight_decay=-1.0), "=-1.0: exp"),
+    (lambda s: dmup.muon(0.1, s, adam_learning_rate=0.1, beta=2), r"beta=2: .*\[0, 1\)"),
+    (lambda s: dmup.muon("a", s, adam_learning_rate=0.1), "learning_rate='a': expected"),
+    (lambda s: dmup.add_decayed_weights(0.1, s, "independent"), "the others are a matter"),
+    (lambda s: dmup.add_decayed_weights(0.1, {"w": 1}), "scales: w is a int, expected"),
+  ],
+)
+def test_wrong_hyperparameters(call, words):
+  p = dmup.complete_p(base_width=4, base_depth=2)
+  with pytest.raises(DepthMupError, match=words):
+    call({"w": dmup.resolve("embed -> embed", (8, 8), p)})
